@@ -1,0 +1,195 @@
+//! What a client wants, and what it gets: the words of `POST /v1/credential`.
+//!
+//! An [`Ask`] carries the URL as the client wrote it. What the URL points at and which access it asks for is
+//! decided by whoever answers (`registry`), never by whoever asks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{parse_rfc3339, rfc3339};
+use crate::secret::Secret;
+
+/// Read or write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    Read,
+    Write,
+}
+
+impl Access {
+    /// The OAuth scope that gives this access and no more, where a scope can be asked for.
+    #[must_use]
+    pub fn scope(self) -> &'static str {
+        match self {
+            Self::Read => "https://www.googleapis.com/auth/cloud-platform.read-only",
+            Self::Write => "https://www.googleapis.com/auth/cloud-platform",
+        }
+    }
+
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// A source that the asking process named by a flag or by its environment. It decides alone: where it is absent
+/// or fails, the ask ends with that.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum NamedSource {
+    /// A credential file, by its absolute path.
+    File { path: PathBuf },
+    /// gcloud's directory: the application default credentials in it, else the gcloud program that uses it.
+    GcloudDirectory { path: PathBuf },
+    /// The gcloud program, with the `CLOUDSDK_*` variables that choose its account.
+    Gcloud { variables: BTreeMap<String, String> },
+    /// A metadata server, Google's own where no host is given.
+    Metadata { host: Option<String> },
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// A URL, a bare host, or any other name, just as the client gave it.
+    pub url: String,
+    pub username: Option<String>,
+    /// Wins over what the URL implies.
+    pub access: Option<Access>,
+    pub source: Option<NamedSource>,
+    /// Pid and start time of the client, opaque. Sent by `keyring get` only.
+    pub asker: Option<String>,
+    /// How long the client can wait.
+    pub deadline: Duration,
+}
+
+impl Ask {
+    /// A plain question for a URL.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        let deadline = Self::LONGEST;
+        Self { url: url.into(), username: None, access: None, source: None, asker: None, deadline }
+    }
+
+    /// A helper has ten seconds, and needs the last one to say what went wrong.
+    pub const LONGEST: Duration = Duration::from_secs(9);
+
+    /// The JSON body of the request.
+    ///
+    /// # Errors
+    /// When a path in the source is not UTF-8.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(&AskWire {
+            url: self.url.clone(),
+            username: self.username.clone(),
+            access: self.access,
+            source: self.source.clone(),
+            asker: self.asker.clone(),
+            deadline_ms: u64::try_from(self.deadline.as_millis()).ok(),
+        })
+    }
+
+    /// Reads the JSON body of a request. Unknown members are ignored: a newer helper may send some.
+    ///
+    /// # Errors
+    /// When it is not such a body.
+    pub fn from_json(body: &[u8]) -> Result<Self, serde_json::Error> {
+        let wire: AskWire = serde_json::from_slice(body)?;
+        let deadline = wire.deadline_ms.map_or(Self::LONGEST, Duration::from_millis).min(Self::LONGEST);
+        Ok(Self {
+            url: wire.url,
+            username: wire.username.filter(|name| !name.is_empty()),
+            access: wire.access,
+            source: wire.source,
+            asker: wire.asker,
+            deadline,
+        })
+    }
+}
+
+/// What a client gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    pub username: String,
+    pub password: Secret,
+    pub expires: SystemTime,
+}
+
+impl Credential {
+    /// The only username that Artifact Registry takes an access token from.
+    pub const USERNAME: &str = "oauth2accesstoken";
+
+    /// The JSON body of the answer.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let wire = CredentialWire {
+            username: self.username.as_str().into(),
+            password: self.password.expose().into(),
+            expires: rfc3339(self.expires).into(),
+        };
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
+
+    /// Reads the JSON body of an answer.
+    #[must_use]
+    pub fn from_json(body: &[u8]) -> Option<Self> {
+        let wire: CredentialWire<'_> = serde_json::from_slice(body).ok()?;
+        let password = Secret::new(wire.password.into_owned());
+        Some(Self { username: wire.username.into_owned(), password, expires: parse_rfc3339(&wire.expires)? })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct AskWire {
+    url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    username: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    access: Option<Access>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<NamedSource>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asker: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deadline_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CredentialWire<'a> {
+    username: std::borrow::Cow<'a, str>,
+    password: std::borrow::Cow<'a, str>,
+    expires: std::borrow::Cow<'a, str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ask_survives_the_wire() {
+        let mut ask = Ask::new("https://europe-west1-python.pkg.dev/p/r/simple/");
+        ask.source = Some(NamedSource::File { path: "/k.json".into() });
+        ask.asker = Some("12:34".to_owned());
+        assert_eq!(Ask::from_json(&ask.to_json().unwrap()).unwrap(), ask);
+    }
+
+    #[test]
+    fn ask_takes_unknown_members_and_caps_the_deadline() {
+        let ask = Ask::from_json(br#"{"url":"h","username":"","colour":"red","deadline_ms":99999999}"#).unwrap();
+        assert_eq!((ask.username, ask.deadline), (None, Ask::LONGEST));
+    }
+
+    #[test]
+    fn credential_survives_the_wire() {
+        let expires = parse_rfc3339("2026-01-02T03:04:05Z").unwrap();
+        let password = Secret::new("ya29.\"quoted\"".to_owned());
+        let credential = Credential { username: "u".to_owned(), password, expires };
+        assert_eq!(Credential::from_json(credential.to_json().as_bytes()), Some(credential));
+    }
+}

@@ -1,0 +1,312 @@
+//! Tokens that are in use, and the one flight that brings the next one for everybody who waits.
+//!
+//! The lock is held for a look and never across an await. A flight is a task of its own: an asker who gives up
+//! does not end it for the others. Failures are remembered for seconds, so that a crowd does not become a storm,
+//! and never for good.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::freshness::{Age, LEAVE_ALONE, PATIENCE, REFUSED_AFTER};
+use crate::ask::{Access, NamedSource};
+use crate::clock::{Clock, between};
+use crate::error::{Failure, Kind};
+use crate::google::credential_file::Stamp;
+use crate::google::source::{Minted, Request};
+use crate::secret::Fingerprint;
+
+/// Where tokens come from. The program has one, the tests have another.
+pub trait Upstream: Debug + Send + Sync + 'static {
+    /// Makes a token.
+    fn mint(
+        &self,
+        named: Option<&NamedSource>,
+        request: Request,
+    ) -> impl Future<Output = Result<Minted, Failure>> + Send;
+
+    /// What changes when the identity behind a source may have changed.
+    fn stamps(&self, named: Option<&NamedSource>) -> Vec<Option<Stamp>>;
+}
+
+/// What one token is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub named: Option<NamedSource>,
+    pub access: Access,
+}
+
+/// The tokens.
+#[derive(Debug)]
+pub struct Cache<U>(Arc<Inner<U>>);
+
+#[derive(Debug)]
+struct Inner<U> {
+    upstream: U,
+    clock: Clock,
+    state: Mutex<State>,
+    flights: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<Key, Entry>,
+    /// Which token was last given to which asker for which service.
+    given: HashMap<(String, String), Fingerprint>,
+    tasks: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    token: Option<Arc<Minted>>,
+    flight: Option<Flight>,
+    failure: Option<(Failure, Instant)>,
+    /// No refresh before this moment: the last one brought the same expiry, or failed.
+    rest_until: Option<Instant>,
+    forced: Option<Instant>,
+    stamps: Vec<Option<Stamp>>,
+    stamped: Option<Instant>,
+}
+
+type Outcome = Result<Arc<Minted>, Failure>;
+
+/// A flight that may be joined.
+#[derive(Debug, Clone)]
+struct Flight {
+    landing: watch::Receiver<Option<Outcome>>,
+    until: Instant,
+}
+
+/// What an asker has to do.
+enum Step {
+    Give(Arc<Minted>),
+    Fail(Failure),
+    /// Wait for the flight, until the moment given, and take the old token where it brings nothing.
+    Wait { flight: Flight, until: Instant, old: Option<Arc<Minted>> },
+}
+
+impl<U: Upstream> Cache<U> {
+    #[must_use]
+    pub fn new(upstream: U, clock: Clock) -> Self {
+        let state = Mutex::new(State::default());
+        Self(Arc::new(Inner { upstream, clock, state, flights: AtomicU64::new(0) }))
+    }
+
+    /// A valid token before `until`. `asker` is whoever may be asking again, and for what.
+    ///
+    /// # Errors
+    /// When no source gives one in time.
+    pub async fn token(&self, key: Key, asker: Option<(&str, &str)>, until: Instant) -> Outcome {
+        let asker = asker.map(|(who, service)| (who.to_owned(), service.to_owned()));
+        let outcome = loop {
+            let (flight, wait, old) = match self.decide(&key, asker.as_ref(), until) {
+                Step::Give(token) => break Ok(token),
+                Step::Fail(failure) => break Err(failure),
+                Step::Wait { flight, until, old } => (flight, until, old),
+            };
+            match (landed(flight.clone(), wait).await, old) {
+                (Some(Ok(token)), _) => break Ok(token),
+                // A valid token is given when the refresh fails or is slow.
+                (_, Some(old)) if self.is_valid(&old) => break Ok(old),
+                // The flight had less time than we have: it was somebody else's.
+                (Some(Err(failure)), _) if failure.kind == Kind::Deadline && flight.until < until => {}
+                (Some(Err(failure)), _) => break Err(failure),
+                (None, _) if Instant::now() >= until => {
+                    break Err(Failure::new(Kind::Deadline, "no token came in time")
+                        .with_hint("run `valetkey doctor` to see what is slow"));
+                }
+                (None, _) => {}
+            }
+        };
+        if let (Ok(minted), Some(asker)) = (&outcome, asker) {
+            self.0.remember(asker, minted.token.fingerprint);
+        }
+        outcome
+    }
+
+    /// What is held now, for `status`.
+    #[must_use]
+    pub fn held(&self) -> Vec<(Access, Arc<Minted>)> {
+        let state = self.0.state();
+        let valid = state.entries.iter().filter_map(|(key, entry)| Some((key.access, entry.token.clone()?)));
+        valid.filter(|(_, minted)| self.is_valid(minted)).collect()
+    }
+
+    /// How often a source was asked, for the metrics.
+    #[must_use]
+    pub fn flights(&self) -> u64 {
+        self.0.flights.load(Ordering::Relaxed)
+    }
+
+    /// Forgets every token and every failure: the configuration has changed.
+    pub fn clear(&self) {
+        let mut state = self.0.state();
+        state.entries.clear();
+        state.given.clear();
+    }
+
+    #[must_use]
+    pub fn upstream(&self) -> &U {
+        &self.0.upstream
+    }
+
+    fn is_valid(&self, minted: &Minted) -> bool {
+        Age::of(&minted.token, self.0.clock.now()) < Age::Dead
+    }
+
+    fn decide(&self, key: &Key, asker: Option<&(String, String)>, until: Instant) -> Step {
+        let inner = &self.0;
+        let (now, time) = (Instant::now(), inner.clock.now());
+        let mut state = inner.state();
+        state.make_room();
+        let refused = asker.and_then(|asker| state.given.get(asker).copied());
+        let entry = state.entries.entry(key.clone()).or_default();
+        entry.notice_change(&inner.upstream, key, now);
+        let token = entry.token.clone().filter(|minted| Age::of(&minted.token, time) < Age::Dead);
+        let age = token.as_ref().map_or(Age::Dead, |minted| Age::of(&minted.token, time));
+        // Asked again: the token that this asker holds was refused where it went.
+        let refused = token.as_ref().is_some_and(|minted| {
+            refused == Some(minted.token.fingerprint)
+                && between(minted.token.obtained, time) > REFUSED_AFTER
+                && entry.forced.is_none_or(|forced| now > forced + LEAVE_ALONE)
+        });
+        if age == Age::Fresh
+            && !refused
+            && let Some(token) = token
+        {
+            return Step::Give(token);
+        }
+        let resting = entry.rest_until.is_some_and(|rest| now < rest) && !refused;
+        match (&token, &entry.failure) {
+            (Some(token), _) if resting => return Step::Give(token.clone()),
+            (None, Some((failure, over))) if now < *over => return Step::Fail(failure.clone()),
+            _ => {}
+        }
+        let running = entry.flight.clone().filter(|flight| flight.landing.has_changed().is_ok());
+        let flight = match running {
+            Some(flight) => flight,
+            None => {
+                if refused {
+                    entry.forced = Some(now);
+                }
+                let (sender, landing) = watch::channel(None);
+                let flight = Flight { landing, until };
+                entry.flight = Some(flight.clone());
+                inner.flights.fetch_add(1, Ordering::Relaxed);
+                let request = Request { access: key.access, until, force: refused };
+                state.tasks.spawn(fly(Arc::clone(inner), key.clone(), request, sender));
+                flight
+            }
+        };
+        let wait = if age == Age::Aging && !refused { until.min(now + PATIENCE) } else { until };
+        Step::Wait { flight, until: wait, old: token }
+    }
+}
+
+impl<U> Inner<U> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whoever panicked with the lock held left whole entries behind: every change is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, asker: (String, String), fingerprint: Fingerprint) {
+        let mut state = self.state();
+        if state.given.len() >= MOST_ASKERS {
+            state.given.clear();
+        }
+        state.given.insert(asker, fingerprint);
+    }
+}
+
+impl State {
+    /// Keeps the maps small: finished tasks and entries without use go.
+    fn make_room(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        if self.entries.len() >= MOST_ENTRIES {
+            self.entries.retain(|_, entry| entry.flight.is_some());
+        }
+    }
+}
+
+impl Entry {
+    /// Forgets what came from a credential that has been replaced.
+    fn notice_change(&mut self, upstream: &impl Upstream, key: &Key, now: Instant) {
+        if self.stamped.is_some_and(|stamped| now < stamped + LOOK_AGAIN) {
+            return;
+        }
+        let stamps = upstream.stamps(key.named.as_ref());
+        if self.stamped.is_some() && stamps != self.stamps {
+            // Whatever is in flight lands in an entry that does not know it.
+            *self = Self::default();
+        }
+        self.stamps = stamps;
+        self.stamped = Some(now);
+    }
+}
+
+/// Makes one upstream call and tells everybody who waits.
+async fn fly<U: Upstream>(
+    inner: Arc<Inner<U>>,
+    key: Key,
+    request: Request,
+    landing: watch::Sender<Option<Outcome>>,
+) {
+    let outcome = inner.upstream.mint(key.named.as_ref(), request).await.map(Arc::new);
+    let now = Instant::now();
+    {
+        let mut state = inner.state();
+        let entry = state.entries.entry(key).or_default();
+        if !entry.flight.as_ref().is_some_and(|flight| flight.landing.same_channel(&landing.subscribe())) {
+            // The credential was replaced meanwhile: this token belongs to another identity.
+            drop(state);
+            landing.send_replace(Some(outcome));
+            return;
+        }
+        entry.flight = None;
+        match &outcome {
+            Ok(minted) => {
+                let same = entry.token.as_ref().is_some_and(|old| minted.token.expires <= old.token.expires);
+                entry.rest_until = same.then_some(now + LEAVE_ALONE);
+                entry.failure = None;
+                entry.token = Some(Arc::clone(minted));
+            }
+            Err(failure) => {
+                tracing::warn!(failure = %failure.one_line(), "no token");
+                let rest = failure.retry_after.unwrap_or(if failure.transient { BRIEFLY } else { A_WHILE });
+                let over = now + rest.min(LEAVE_ALONE);
+                entry.rest_until = Some(over);
+                entry.failure = Some((failure.clone(), over));
+            }
+        }
+    }
+    landing.send_replace(Some(outcome));
+}
+
+/// The outcome of a flight, or nothing where it did not land in time or came to grief.
+async fn landed(mut flight: Flight, until: Instant) -> Option<Outcome> {
+    let landing = timeout_at(until, flight.landing.wait_for(Option::is_some)).await;
+    match landing {
+        Ok(Ok(outcome)) => outcome.clone(),
+        Ok(Err(_)) => {
+            let text = "the source came to grief; this is a defect of valetkey";
+            Some(Err(Failure::new(Kind::Local, text).with_hint("report it, with the daemon's log")))
+        }
+        Err(_) => None,
+    }
+}
+
+/// How long a failure is remembered that may pass by itself.
+const BRIEFLY: Duration = Duration::from_secs(2);
+/// How long one that will not is.
+const A_WHILE: Duration = Duration::from_secs(10);
+/// How often the files behind a source are looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const MOST_ASKERS: usize = 4096;
+const MOST_ENTRIES: usize = 256;

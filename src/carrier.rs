@@ -1,0 +1,3 @@
+//! How bytes reach the daemon.
+
+pub mod unix;

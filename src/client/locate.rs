@@ -1,0 +1,84 @@
+//! Who answers: a carrier that was named or found, or the owner's daemon. And what the asking process names as
+//! its source, which is accepted on the owner's socket only.
+
+use std::path::{Path, PathBuf};
+
+use crate::ask::NamedSource;
+use crate::broker::choice;
+use crate::environment::Environment;
+use crate::error::{Failure, Kind};
+use crate::paths::{PathFault, Paths, SYSTEM_SOCKET, absolute, fits_socket};
+
+/// Where the question goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Carrier {
+    /// Named by a variable, or put there by an administrator: its answer is final, whatever it is.
+    Found { path: PathBuf, by: &'static str },
+    /// The daemon of this user, which may not be running.
+    Owner(PathBuf),
+}
+
+/// Decides in this order: a credential that was named · a socket that was named · Google's own variables · the
+/// system's socket · the owner's socket. (An SSH agent that carries us comes with the image builds.)
+///
+/// # Errors
+/// When a socket is named that cannot be one.
+pub fn locate(
+    environment: &Environment,
+    paths: &Paths,
+    credential: Option<&Path>,
+) -> Result<(Carrier, Option<NamedSource>), Failure> {
+    let explicit = credential.is_some() || environment.get(choice::CREDENTIAL).is_some();
+    if !explicit && let Some(path) = environment.path(SOCKET) {
+        let path = absolute(&path);
+        if !fits_socket(&path) {
+            return Err(Failure::from(PathFault::TooLong(path)));
+        }
+        if path.is_dir() {
+            let text = format!("{SOCKET} is {}, which is a directory", path.display());
+            return Err(Failure::new(Kind::Usage, text).with_hint("name the socket itself"));
+        }
+        return Ok((Carrier::Found { path, by: SOCKET }, None));
+    }
+    let named = choice::named(credential, environment);
+    let system = Path::new(SYSTEM_SOCKET);
+    if named.is_none() && system.exists() {
+        return Ok((Carrier::Found { path: system.to_owned(), by: "the system's socket" }, None));
+    }
+    Ok((Carrier::Owner(paths.socket()), named))
+}
+
+/// The socket of a daemon that decides for this process.
+pub const SOCKET: &str = "VALETKEY_SOCKET";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn located(pairs: &[(&str, &str)], flag: Option<&str>) -> (Carrier, Option<NamedSource>) {
+        let environment: Environment = pairs.iter().copied().collect();
+        let paths = Paths { configuration: None, state: None, runtime: "/run/x".into(), gcloud: None };
+        locate(&environment, &paths, flag.map(Path::new)).unwrap()
+    }
+
+    #[test]
+    fn a_named_credential_goes_to_the_owner_and_a_named_socket_wins_over_googles_variables() {
+        let owner = Carrier::Owner("/run/x/valetkey.sock".into());
+        let named = Carrier::Found { path: "/s.sock".into(), by: SOCKET };
+        let file = |path: &str| Some(NamedSource::File { path: path.into() });
+        let both = [("VALETKEY_SOCKET", "/s.sock"), ("GOOGLE_APPLICATION_CREDENTIALS", "/g.json")];
+        assert_eq!(located(&both, None), (named, None));
+        assert_eq!(located(&both, Some("/f.json")), (owner.clone(), file("/f.json")));
+        let explicit = [("VALETKEY_SOCKET", "/s.sock"), ("VALETKEY_CREDENTIAL", "/v.json")];
+        assert_eq!(located(&explicit, None), (owner.clone(), file("/v.json")));
+        assert_eq!(located(&both[1..], None), (owner, file("/g.json")));
+    }
+
+    #[test]
+    fn a_socket_path_that_is_too_long_is_refused() {
+        let long = format!("/{}", "x".repeat(200));
+        let environment: Environment = [("VALETKEY_SOCKET", long.as_str())].into_iter().collect();
+        let paths = Paths { configuration: None, state: None, runtime: "/run/x".into(), gcloud: None };
+        assert_eq!(locate(&environment, &paths, None).unwrap_err().kind, Kind::Local);
+    }
+}

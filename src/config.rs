@@ -1,0 +1,336 @@
+//! Settings, with one precedence: flags, then `VALETKEY_*`, then `config.toml` of the user, then
+//! `/etc/valetkey/config.toml`, then defaults.
+//!
+//! What widens trust, registry hosts and endpoints, comes from the files only, never from flags, the environment
+//! or the working directory, and a file that other users can write is refused. An unknown key is an error that
+//! names key, file and line.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use thiserror::Error;
+
+use crate::clock::parse_duration;
+use crate::environment::Environment;
+use crate::error::{Fault, Kind};
+use crate::paths::Paths;
+use crate::sys;
+
+/// What is wrong with a configuration file.
+#[derive(Debug, Error)]
+pub enum ConfigFault {
+    /// It is there and cannot be read.
+    #[error("cannot read the configuration file {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// Whoever writes it decides which hosts get a token.
+    #[error("the configuration file {} can be written by other users", .0.display())]
+    Writable(PathBuf),
+    /// Unknown key, wrong type, or no TOML at all.
+    #[error("{}:{line}: {message}", path.display())]
+    Content { path: PathBuf, line: usize, message: String },
+    /// A `VALETKEY_*` variable with a value that means nothing.
+    #[error("{name} is {value:?}, which is not {expected}")]
+    Variable { name: &'static str, value: String, expected: &'static str },
+}
+
+impl Fault for ConfigFault {
+    fn kind(&self) -> Kind {
+        Kind::Configuration
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read { path, .. } => Some(format!("make {} readable or remove it", path.display())),
+            Self::Writable(path) => Some(format!("run `chmod go-w {}`", path.display())),
+            Self::Content { .. } => Some("correct that line; README.md lists the keys".to_owned()),
+            Self::Variable { name, .. } => Some(format!("correct or unset {name}")),
+        }
+    }
+}
+
+/// The settings in force.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Registry hosts beyond Google's own, as the files name them.
+    pub registries: Vec<ExtraRegistry>,
+    /// Certificates to trust beside the system's.
+    pub extra_ca: Option<PathBuf>,
+    /// Where refresh tokens and assertions may go beside Google's own endpoint.
+    pub token_endpoint: Option<String>,
+    /// Whether a helper may start the daemon.
+    pub auto_start: bool,
+    /// After this time without work a daemon ends.
+    pub idle: Duration,
+    /// How much is logged.
+    pub log: LogLevel,
+    /// The files that were read, for `doctor`.
+    pub files: Vec<PathBuf>,
+}
+
+/// A registry host that only the configuration file can name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtraRegistry {
+    /// `host` or `host:port`, exactly as clients write it.
+    #[serde(deserialize_with = "host_and_port")]
+    pub host: String,
+    #[serde(default)]
+    pub format: Format,
+}
+
+/// What a registry serves, in Artifact Registry's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    #[default]
+    Python,
+    Docker,
+    Npm,
+    Maven,
+    Go,
+    Apt,
+    Yum,
+    Generic,
+    Googet,
+    Kfp,
+}
+
+impl Format {
+    /// Reads the word that stands in a host name.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "python" => Self::Python,
+            "docker" => Self::Docker,
+            "npm" => Self::Npm,
+            "maven" => Self::Maven,
+            "go" => Self::Go,
+            "apt" => Self::Apt,
+            "yum" => Self::Yum,
+            "generic" => Self::Generic,
+            "googet" => Self::Googet,
+            "kfp" => Self::Kfp,
+            _ => return None,
+        })
+    }
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+impl Config {
+    /// Reads both files and the variables.
+    ///
+    /// # Errors
+    /// When a file is there and wrong, or a variable means nothing.
+    pub fn load(environment: &Environment, paths: &Paths) -> Result<Self, ConfigFault> {
+        let user = paths.configuration.as_ref().map(|directory| directory.join("config.toml"));
+        let mut config = Self::default();
+        for path in [Some(PathBuf::from("/etc/valetkey/config.toml")), user].into_iter().flatten() {
+            if let Some(text) = read(&path)? {
+                config.overlay(parse(&path, &text)?);
+                config.files.push(path);
+            }
+        }
+        config.overlay_variables(environment)?;
+        Ok(config)
+    }
+
+    /// Puts one file on top of what is known: lists grow, single values replace.
+    fn overlay(&mut self, file: File) {
+        self.registries.extend(file.registry);
+        self.extra_ca = file.extra_ca.or(self.extra_ca.take());
+        self.token_endpoint = file.endpoints.token.or(self.token_endpoint.take());
+        self.auto_start = file.daemon.auto_start.unwrap_or(self.auto_start);
+        self.idle = file.daemon.idle.unwrap_or(self.idle);
+        self.log = file.log.unwrap_or(self.log);
+    }
+
+    fn overlay_variables(&mut self, environment: &Environment) -> Result<(), ConfigFault> {
+        if let Some(value) = environment.text(AUTO_START) {
+            self.auto_start = value.parse().map_err(|_| ConfigFault::Variable {
+                name: AUTO_START,
+                value: value.to_owned(),
+                expected: "true or false",
+            })?;
+        }
+        if let Some(value) = environment.text(IDLE) {
+            self.idle = parse_duration(value).ok_or_else(|| ConfigFault::Variable {
+                name: IDLE,
+                value: value.to_owned(),
+                expected: "a duration such as 45s, 10m or 1h",
+            })?;
+        }
+        if let Some(value) = environment.text(LOG) {
+            self.log = match value {
+                "error" => LogLevel::Error,
+                "warn" => LogLevel::Warn,
+                "info" => LogLevel::Info,
+                "debug" => LogLevel::Debug,
+                _ => {
+                    let expected = "one of error, warn, info, debug";
+                    return Err(ConfigFault::Variable { name: LOG, value: value.to_owned(), expected });
+                }
+            };
+        }
+        Ok(())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            registries: Vec::new(),
+            extra_ca: None,
+            token_endpoint: None,
+            auto_start: true,
+            idle: Duration::from_secs(3600),
+            log: LogLevel::Info,
+            files: Vec::new(),
+        }
+    }
+}
+
+/// `config.toml` as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    extra_ca: Option<PathBuf>,
+    log: Option<LogLevel>,
+    registry: Vec<ExtraRegistry>,
+    endpoints: Endpoints,
+    daemon: Daemon,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Endpoints {
+    #[serde(deserialize_with = "https_url")]
+    token: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Daemon {
+    auto_start: Option<bool>,
+    #[serde(deserialize_with = "duration")]
+    idle: Option<Duration>,
+}
+
+/// The text of a file, or nothing where there is none. It has to belong to root or to us, and nobody else may
+/// write it.
+fn read(path: &Path) -> Result<Option<String>, ConfigFault> {
+    let wrong = |source| ConfigFault::Read { path: path.to_owned(), source };
+    let mut file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(wrong(error)),
+    };
+    let data = file.metadata().map_err(wrong)?;
+    let trusted = data.uid() == 0 || data.uid() == sys::own_uid();
+    if !trusted || data.mode() & 0o022 != 0 {
+        return Err(ConfigFault::Writable(path.to_owned()));
+    }
+    let mut text = String::new();
+    (&mut file).take(LARGEST).read_to_string(&mut text).map_err(wrong)?;
+    Ok(Some(text))
+}
+
+fn parse(path: &Path, text: &str) -> Result<File, ConfigFault> {
+    toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+        ConfigFault::Content { path: path.to_owned(), line, message: error.message().to_owned() }
+    })
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text)
+        .map(Some)
+        .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration such as 45s, 10m or 1h")))
+}
+
+fn https_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let fine = url::Url::parse(&text).is_ok_and(|url| url.scheme() == "https" && url.username().is_empty());
+    if fine { Ok(Some(text)) } else { Err(serde::de::Error::custom(format!("{text:?} is not an https URL"))) }
+}
+
+fn host_and_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let (host, port) = text.split_once(':').unwrap_or((&text, "443"));
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
+    if !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok() {
+        Ok(text)
+    } else {
+        Err(serde::de::Error::custom(format!("{text:?} is not a lower-case host or host:port")))
+    }
+}
+
+/// `true` or `false`: whether a helper may start the daemon.
+const AUTO_START: &str = "VALETKEY_AUTO_START";
+/// A duration: after how long without work the daemon ends.
+const IDLE: &str = "VALETKEY_IDLE";
+/// error, warn, info or debug.
+const LOG: &str = "VALETKEY_LOG";
+/// A configuration file larger than this is cut, and then fails to parse.
+const LARGEST: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_key_is_named_with_file_and_line() {
+        let fault = parse(Path::new("/c.toml"), "log = \"info\"\n\n[daemon]\nidel = \"1h\"\n").unwrap_err();
+        let text = fault.to_string();
+        assert!(text.starts_with("/c.toml:4: unknown field `idel`"), "{text}");
+    }
+
+    #[test]
+    fn later_file_replaces_values_and_adds_registries() {
+        let mut config = Config::default();
+        config.overlay(
+            parse(Path::new("a"), "[daemon]\nidle = \"10m\"\n[[registry]]\nhost = \"a.test\"\n").unwrap(),
+        );
+        config.overlay(
+            parse(Path::new("b"), "[daemon]\nidle = \"20m\"\n[[registry]]\nhost = \"b.test:8443\"\n").unwrap(),
+        );
+        assert_eq!(config.idle, Duration::from_secs(1200));
+        let hosts: Vec<_> = config.registries.iter().map(|registry| registry.host.as_str()).collect();
+        assert_eq!(hosts, ["a.test", "b.test:8443"]);
+    }
+
+    #[test]
+    fn endpoint_and_host_are_checked() {
+        for wrong in [
+            "[endpoints]\ntoken = \"http://a.test/token\"",
+            "[[registry]]\nhost = \"https://a.test\"",
+            "[[registry]]\nhost = \"A.test\"",
+            "[[registry]]\nhost = \"a.test:99999\"",
+        ] {
+            assert!(parse(Path::new("c"), wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn variable_with_nonsense_is_named() {
+        let environment: Environment = [("VALETKEY_IDLE", "soon")].into_iter().collect();
+        let fault = Config::default().overlay_variables(&environment).unwrap_err();
+        assert!(fault.to_string().contains("VALETKEY_IDLE"), "{fault}");
+    }
+}

@@ -1,0 +1,163 @@
+//! The daemon: listeners, each with a grant; peers, checked before a byte is answered; and the broker behind
+//! them. It owns no credential logic.
+//!
+//! [`run`] takes what it serves and when to stop as arguments; nothing is bound or read in here, so a test can
+//! hand it anything.
+
+pub mod audit;
+pub mod instance;
+pub mod lifecycle;
+pub mod listener;
+pub mod metrics;
+pub mod peer;
+pub mod route;
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::broker::Broker;
+use crate::broker::choice::Sources;
+use crate::clock::Clock;
+use crate::daemon::audit::Log;
+use crate::error::Failure;
+use crate::grant::Grant;
+
+/// Who started the daemon: decides whether it ends by itself, and whether a newer helper may replace it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartedBy {
+    Helper,
+    Operator,
+    Systemd,
+}
+
+impl StartedBy {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Helper => "helper",
+            Self::Operator => "operator",
+            Self::Systemd => "systemd",
+        }
+    }
+}
+
+/// A socket that is bound, and what it gives.
+#[derive(Debug)]
+pub struct Bound {
+    pub socket: UnixListener,
+    /// Where it is, for `status` and the audit line.
+    pub path: PathBuf,
+    pub grant: Grant,
+    /// Whether the file is ours to remove at the end.
+    pub owned: bool,
+}
+
+/// How a new broker is made when the configuration is read again.
+pub type Reload = Box<dyn Fn() -> Result<Broker<Sources>, Failure> + Send + Sync>;
+
+/// What all connections share.
+pub struct Daemon {
+    broker: RwLock<Arc<Broker<Sources>>>,
+    reload: Reload,
+    pub log: Log,
+    pub clock: Clock,
+    pub started: SystemTime,
+    pub started_by: StartedBy,
+    /// Ends the daemon after this time without a request; never where it is absent.
+    pub idle: Option<Duration>,
+    phase: watch::Sender<Phase>,
+    last_request: Mutex<Instant>,
+    pub connections: AtomicUsize,
+    pub refused: AtomicU64,
+    pub listeners: Vec<(PathBuf, Grant)>,
+}
+
+/// Serving, or on the way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    Draining,
+}
+
+impl Daemon {
+    /// A daemon with a first broker.
+    ///
+    /// # Errors
+    /// When the configuration does not make a broker.
+    pub fn new(
+        reload: Reload,
+        log: Log,
+        started_by: StartedBy,
+        idle: Option<Duration>,
+        listeners: &[Bound],
+    ) -> Result<Self, Failure> {
+        let clock = Clock::system();
+        Ok(Self {
+            broker: RwLock::new(Arc::new(reload()?)),
+            reload,
+            log,
+            clock,
+            started: clock.now(),
+            started_by,
+            idle,
+            phase: watch::Sender::new(Phase::Serving),
+            last_request: Mutex::new(Instant::now()),
+            connections: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+            listeners: listeners.iter().map(|bound| (bound.path.clone(), bound.grant.clone())).collect(),
+        })
+    }
+
+    #[must_use]
+    pub fn broker(&self) -> Arc<Broker<Sources>> {
+        Arc::clone(&self.broker.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the configuration again. A wrong one changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn reload(&self) -> Result<(), Failure> {
+        let broker = Arc::new((self.reload)()?);
+        *self.broker.write().unwrap_or_else(PoisonError::into_inner) = broker;
+        tracing::info!("configuration read again");
+        Ok(())
+    }
+
+    /// Begins the end: no new connections, answers that are owed are given.
+    pub fn stop(&self) {
+        self.phase.send_replace(Phase::Draining);
+    }
+
+    /// Resolves when the end begins.
+    pub async fn stopping(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender lives as long as we do, so the wait cannot fail.
+        let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+    }
+
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.phase.borrow() == Phase::Serving
+    }
+
+    pub fn note_request(&self) {
+        *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    #[must_use]
+    pub fn last_request(&self) -> Instant {
+        *self.last_request.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves until something stops it, then drains.
+pub async fn run(daemon: Arc<Daemon>, listeners: Vec<Bound>) {
+    lifecycle::run(daemon, listeners).await;
+}

@@ -1,0 +1,135 @@
+//! One daemon a user: the lock, and the note that it leaves for helpers.
+//!
+//! The lock is a `flock`, which dies with its holder, so no crash can block the next start. The file holds a note
+//! that outlives a crash: which source decided where an ask named none. A helper that has to answer in process
+//! after the daemon was killed reads it and stays with the same identity.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ask::NamedSource;
+use crate::error::{Fault, Kind};
+
+/// Why this daemon may not be the one.
+#[derive(Debug, Error)]
+pub enum InstanceFault {
+    /// Another one serves this user.
+    #[error("a daemon is already running{}", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Running { pid: Option<u32> },
+    /// The directory does not take the file.
+    #[error("cannot write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+impl Fault for InstanceFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Running { .. } => Kind::Refused,
+            Self::Write { .. } => Kind::Local,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Running { .. } => "run `valetkey status`, or `valetkey stop` first".to_owned(),
+            Self::Write { .. } => "make room on that file system, or point XDG_RUNTIME_DIR elsewhere".to_owned(),
+        })
+    }
+}
+
+/// What a daemon leaves for helpers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    pub pid: u32,
+    pub version: String,
+    /// What decided where an ask named nothing.
+    #[serde(default)]
+    pub source: Option<NamedSource>,
+}
+
+/// Being the one daemon of this user.
+#[derive(Debug)]
+pub struct Instance {
+    file: File,
+}
+
+impl Instance {
+    /// Becomes the one, waiting up to `patience` for another that is on its way out.
+    ///
+    /// # Errors
+    /// When another one stays.
+    pub fn acquire(path: &Path, note: &Note, patience: Duration) -> Result<Self, InstanceFault> {
+        let write = |source| InstanceFault::Write { path: path.to_owned(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(write)?;
+        let step = Duration::from_millis(20);
+        let mut waited = Duration::ZERO;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if waited < patience => {
+                    std::thread::sleep(step);
+                    waited += step;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let pid = read_note(path).map(|note| note.pid).filter(|pid| *pid != 0);
+                    return Err(InstanceFault::Running { pid });
+                }
+                Err(TryLockError::Error(error)) => return Err(write(error)),
+            }
+        }
+        let text = serde_json::to_string(note).unwrap_or_default();
+        file.set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| file.write_all(text.as_bytes()))
+            .map_err(write)?;
+        Ok(Self { file })
+    }
+
+    /// Takes the note back: a daemon that ended in order leaves no identity behind.
+    pub fn release(self) {
+        let _ = self.file.set_len(0);
+    }
+}
+
+/// The note of the daemon that runs, or that was killed.
+#[must_use]
+pub fn read_note(path: &Path) -> Option<Note> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(64 << 10).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_and_a_note_that_goes_with_it() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("daemon.lock");
+        let source = Some(NamedSource::File { path: "/k.json".into() });
+        let note = Note { pid: 7, version: "0.1.0".to_owned(), source };
+        let first = Instance::acquire(&path, &note, Duration::ZERO).unwrap();
+        let second = Instance::acquire(&path, &Note::default(), Duration::ZERO);
+        assert!(matches!(second, Err(InstanceFault::Running { pid: Some(7) })));
+        assert_eq!(read_note(&path), Some(note.clone()));
+        drop(first); // as a crash would
+        assert_eq!(read_note(&path), Some(note));
+        let third = Instance::acquire(&path, &Note::default(), Duration::ZERO).unwrap();
+        third.release();
+        assert_eq!(read_note(&path), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! From ready to gone: signals, the idle end, a socket that somebody removed, the init system's messages, and the
+//! order of the end: first the socket's file goes, so that the next daemon can start; then what is owed is given;
+//! then the lock falls.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+
+use super::{Bound, Daemon, StartedBy, listener};
+use crate::carrier::unix::inode;
+
+/// Serves all listeners until something ends it.
+pub async fn run(daemon: Arc<Daemon>, listeners: Vec<Bound>) {
+    let owned: Vec<_> = listeners.iter().filter(|it| it.owned).filter_map(Watched::new).collect();
+    let mut serving = JoinSet::new();
+    for bound in listeners {
+        serving.spawn(listener::serve(Arc::clone(&daemon), bound));
+    }
+    let mut watching = JoinSet::new();
+    watching.spawn(signals(Arc::clone(&daemon)));
+    if let Some(idle) = daemon.idle {
+        watching.spawn(idle_end(Arc::clone(&daemon), idle));
+    }
+    for watched in &owned {
+        watching.spawn(removed(Arc::clone(&daemon), watched.clone()));
+    }
+    init_system(&daemon, &mut watching);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
+    daemon.stopping().await;
+    tracing::info!("draining");
+    for watched in &owned {
+        watched.remove();
+    }
+    while serving.join_next().await.is_some() {}
+    watching.shutdown().await;
+    tracing::info!("ended");
+}
+
+/// A socket file of ours, by path and inode.
+#[derive(Debug, Clone)]
+struct Watched {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Watched {
+    fn new(bound: &Bound) -> Option<Self> {
+        Some(Self { path: bound.path.clone(), inode: inode(&bound.path)? })
+    }
+
+    fn is_there(&self) -> bool {
+        inode(&self.path) == Some(self.inode)
+    }
+
+    /// Removes the file, unless the path leads to somebody else's by now.
+    fn remove(&self) {
+        if self.is_there() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+async fn signals(daemon: Arc<Daemon>) {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = kinds.map(signal) else {
+        tracing::warn!("signals are not heard");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                let again = Arc::clone(&daemon);
+                if let Ok(Err(failure)) = tokio::task::spawn_blocking(move || again.reload()).await {
+                    tracing::error!(failure = %failure.one_line(), "the old configuration stays");
+                }
+            }
+        }
+    }
+    daemon.stop();
+}
+
+/// Sleeps until the last request is old enough: one wake-up for each time that it was not.
+async fn idle_end(daemon: Arc<Daemon>, idle: Duration) {
+    loop {
+        let end = daemon.last_request() + idle;
+        sleep_until(end).await;
+        if daemon.last_request() + idle <= end {
+            tracing::info!("nothing asked for {} s", idle.as_secs());
+            daemon.stop();
+            return;
+        }
+    }
+}
+
+/// Ends a daemon that nobody can reach any more, because its socket or the directory was removed. The kernel
+/// tells; nothing polls.
+#[cfg(target_os = "linux")]
+async fn removed(daemon: Arc<Daemon>, watched: Watched) {
+    use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+    let Some(directory) = watched.path.parent() else { return };
+    let Ok(notifier) = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) else { return };
+    let events =
+        WatchFlags::DELETE | WatchFlags::DELETE_SELF | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::MOVE_SELF;
+    if inotify::add_watch(&notifier, directory, events).is_err() {
+        return;
+    }
+    let Ok(notifier) = AsyncFd::register(notifier) else { return };
+    while watched.is_there() {
+        let Ok(mut ready) = notifier.readable().await else { return };
+        let mut buffer = [0; 4096];
+        while rustix::io::read(notifier.get_ref(), &mut buffer).is_ok_and(|read| read > 0) {}
+        ready.clear_ready();
+    }
+    tracing::warn!(socket = %watched.path.display(), "the socket was removed");
+    daemon.stop();
+}
+
+/// Tells systemd that we are ready, alive and ending, where it listens.
+#[cfg(target_os = "linux")]
+fn init_system(daemon: &Arc<Daemon>, watching: &mut JoinSet<()>) {
+    use sd_notify::{NotifyState, notify};
+    if daemon.started_by == StartedBy::Helper {
+        return;
+    }
+    // An error here is an init system that does not listen; `notify` itself says nothing where there is none.
+    let _ = notify(&[NotifyState::Ready]);
+    if let Some(interval) = sd_notify::watchdog_enabled() {
+        watching.spawn(async move {
+            loop {
+                tokio::time::sleep(interval / 2).await;
+                let _ = notify(&[NotifyState::Watchdog]);
+            }
+        });
+    }
+    let stopping = Arc::clone(daemon);
+    watching.spawn(async move {
+        stopping.stopping().await;
+        let _ = notify(&[NotifyState::Stopping]);
+    });
+}

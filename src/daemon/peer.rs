@@ -1,0 +1,29 @@
+//! Who is on the other end of a connection, by the kernel's word.
+
+use std::os::fd::AsFd;
+
+use crate::sys;
+
+/// A peer at the time of its connect. The program is for the audit line only: nothing is decided by it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub uid: u32,
+    pub pid: i32,
+    pub program: Option<String>,
+}
+
+impl Peer {
+    /// Asks the kernel.
+    #[must_use]
+    pub fn of(socket: impl AsFd) -> Option<Self> {
+        let peer = sys::peer_of(socket).ok()?;
+        let program = sys::program_of(peer.pid).map(|path| crate::error::printable(&path.to_string_lossy()));
+        Some(Self { uid: peer.uid, pid: peer.pid, program })
+    }
+
+    /// The owner of the daemon, and nobody else: not even root, which has better ways.
+    #[must_use]
+    pub fn is_owner(&self) -> bool {
+        self.uid == sys::own_uid()
+    }
+}

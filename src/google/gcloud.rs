@@ -1,0 +1,175 @@
+//! The gcloud program: `gcloud config config-helper --format=json(credential)`.
+//!
+//! It is a shell script that starts Python, takes half a second and more, and may hang on a proxy or a lock. So
+//! it runs in a process group of its own that is ended when the time is over, with its output capped. The expiry
+//! is the one that it prints: the token comes from its own cache and may be nearly dead.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use super::source::{Request, SourceFault, World};
+use crate::clock::parse_rfc3339;
+use crate::error::printable;
+use crate::secret::{AccessToken, Secret};
+use crate::sys;
+
+/// Asks gcloud, with `variables` on top of the environment.
+///
+/// # Errors
+/// Absent where there is no program or no account; else what gcloud said.
+pub async fn mint(
+    world: &World,
+    variables: &BTreeMap<String, String>,
+    request: Request,
+) -> Result<AccessToken, SourceFault> {
+    let program = world
+        .environment
+        .find_program("gcloud")
+        .ok_or_else(|| SourceFault::Absent("there is no gcloud on PATH".to_owned()))?;
+    let output = run(&program, world, variables, request).await?;
+    if !output.status.success() {
+        return Err(refusal(&output));
+    }
+    let nonsense = |problem: &str| SourceFault::Nonsense { what: "gcloud".to_owned(), problem: problem.to_owned() };
+    let answer: Answer =
+        serde_json::from_slice(&output.stdout).map_err(|_| nonsense("something that is not its JSON"))?;
+    let expires = parse_rfc3339(&answer.credential.token_expiry)
+        .ok_or_else(|| nonsense("an expiry that is not a time"))?;
+    let now = world.clock.now();
+    if expires <= now {
+        return Err(SourceFault::Failed {
+            what: "gcloud".to_owned(),
+            problem: "it gave a token that has expired already".to_owned(),
+            remedy: Some("sign in again with `gcloud auth login`, and check this machine's clock".to_owned()),
+        });
+    }
+    let secret = Secret::new(answer.credential.access_token);
+    let identity = answer.configuration.and_then(|it| it.properties.core.account).filter(|it| !it.is_empty());
+    Ok(AccessToken::new(secret, now, expires, identity))
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    credential: TokenPart,
+    configuration: Option<Configuration>,
+}
+
+#[derive(Deserialize)]
+struct TokenPart {
+    access_token: String,
+    token_expiry: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Configuration {
+    properties: Properties,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Properties {
+    core: Core,
+}
+
+#[derive(Deserialize, Default)]
+struct Core {
+    account: Option<String>,
+}
+
+struct Output {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+async fn run(
+    program: &Path,
+    world: &World,
+    variables: &BTreeMap<String, String>,
+    request: Request,
+) -> Result<Output, SourceFault> {
+    let start = Instant::now();
+    let mut command = Command::new(program);
+    command
+        .args(["config", "config-helper", "--format=json(credential,configuration.properties.core.account)"])
+        .arg(if request.force { "--force-auth-refresh" } else { "--min-expiry=30m" })
+        .env_clear()
+        .envs(world.environment.iter())
+        .envs(variables)
+        .env("CLOUDSDK_CORE_DISABLE_PROMPTS", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    let failed = |error: std::io::Error| SourceFault::Failed {
+        what: format!("{}", program.display()),
+        problem: error.to_string(),
+        remedy: None,
+    };
+    let mut child = command.spawn().map_err(failed)?;
+    let group = Group(child.id());
+    let whole = async {
+        let (stdout, stderr) = tokio::join!(capped(child.stdout.take()), capped(child.stderr.take()));
+        child.wait().await.map(|status| Output { status, stdout, stderr })
+    };
+    match tokio::time::timeout_at(request.until, whole).await {
+        Ok(output) => {
+            let output = output.map_err(failed)?;
+            group.disarm();
+            Ok(output)
+        }
+        Err(_) => Err(SourceFault::Deadline { what: "gcloud".to_owned(), waited: start.elapsed() }),
+    }
+}
+
+/// Ends the whole group when the asking is given up: gcloud's own children hold its output open.
+struct Group(Option<u32>);
+
+impl Group {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            sys::kill_group(leader);
+        }
+    }
+}
+
+/// Reads to the end and keeps the beginning.
+async fn capped(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    if let Some(mut stream) = stream {
+        let _ = (&mut stream).take(LARGEST).read_to_end(&mut kept).await;
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
+    kept
+}
+
+/// gcloud's error is a paragraph; its first line says what happened. No account at all means that gcloud is not
+/// in use here.
+fn refusal(output: &Output) -> SourceFault {
+    let text = String::from_utf8_lossy(&output.stderr);
+    if text.contains("do not currently have an active account") || text.contains("No credentialed accounts") {
+        return SourceFault::Absent("gcloud is on PATH but has no account".to_owned());
+    }
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing");
+    SourceFault::Failed {
+        what: "gcloud".to_owned(),
+        problem: printable(line).chars().take(300).collect(),
+        remedy: Some("run `gcloud auth login`".to_owned()),
+    }
+}
+
+const LARGEST: u64 = 64 << 10;

@@ -1,0 +1,140 @@
+//! The metadata server of Google's machines: plain http on a link-local address, no secret in the question.
+//!
+//! Whether there is one is found out quickly where nothing hints at Google, and patiently where something does:
+//! clients have no time-out of their own, and a black hole must not cost a laptop twelve seconds.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use super::source::{Request, SourceFault, World};
+use crate::environment::Environment;
+use crate::error::Fault;
+use crate::http::client::Answer;
+use crate::secret::{AccessToken, Secret};
+
+/// Asks the metadata server at `host`, or at Google's own address.
+///
+/// # Errors
+/// Absent where nothing answers and nobody named it.
+pub async fn mint(world: &World, host: Option<&str>, request: Request) -> Result<AccessToken, SourceFault> {
+    let named = host.is_some();
+    let address = host.unwrap_or(ADDRESS);
+    let patient = named || suggests_google(&world.environment);
+    let probe_until = (Instant::now() + if patient { PATIENT } else { IMPATIENT }).min(request.until);
+    let account = format!("http://{address}/computeMetadata/v1/instance/service-accounts/default");
+    // Compute Engine ignores the scopes, Cloud Run and GKE honour them.
+    let scope: String = url::form_urlencoded::byte_serialize(request.access.scope().as_bytes()).collect();
+    let answer = ask(world, &format!("{account}/token?scopes={scope}"), probe_until, patient).await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(_) if !patient => {
+            return Err(SourceFault::Absent("no metadata server answers, so this is no Google machine".to_owned()));
+        }
+        Err(fault) => return Err(fault),
+    };
+    if !is_google(&answer) {
+        if named {
+            let problem = "an answer that is not a metadata server's".to_owned();
+            return Err(SourceFault::Nonsense { what: address.to_owned(), problem });
+        }
+        return Err(SourceFault::Absent(format!("what answers at {address} is no metadata server")));
+    }
+    let token = read(world, &answer)?;
+    let email = ask(world, &format!("{account}/email"), request.until, false).await.ok();
+    let identity = email
+        .filter(|answer| answer.status == StatusCode::OK && is_google(answer))
+        .and_then(|answer| String::from_utf8(answer.body.to_vec()).ok())
+        .map(|text| text.trim().to_owned())
+        .filter(|text| text.contains('@') && text.len() < 320 && !text.contains(char::is_control));
+    Ok(AccessToken { identity, ..token })
+}
+
+/// Asks until something complete comes back; a machine that is starting may need more than one try.
+async fn ask(world: &World, url: &str, until: Instant, patient: bool) -> Result<Answer, SourceFault> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let fault = match world.http.get_metadata(url, until).await {
+            Ok(answer) if !retryable(answer.status) => return Ok(answer),
+            Ok(answer) => SourceFault::Status {
+                what: "the metadata server".to_owned(),
+                status: answer.status.as_u16(),
+                retry_after: answer.retry_after(),
+            },
+            Err(fault) => fault.into(),
+        };
+        if !patient || !fault.is_transient() || Instant::now() + pause >= until {
+            return Err(fault);
+        }
+        sleep(pause).await;
+        pause *= 2;
+    }
+}
+
+fn retryable(status: StatusCode) -> bool {
+    status.is_server_error()
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: String,
+    expires_in: u64,
+}
+
+fn read(world: &World, answer: &Answer) -> Result<AccessToken, SourceFault> {
+    let what = || "the metadata server".to_owned();
+    match answer.status {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND => {
+            return Err(SourceFault::Failed {
+                what: what(),
+                problem: "this machine has no service account".to_owned(),
+                remedy: Some("give the machine a service account, or sign in".to_owned()),
+            });
+        }
+        status => {
+            let problem = format!("it answered with status {}", status.as_u16());
+            return Err(SourceFault::Failed { what: what(), problem, remedy: None });
+        }
+    }
+    let nonsense = |problem: &str| SourceFault::Nonsense { what: what(), problem: problem.to_owned() };
+    let parsed: TokenAnswer =
+        serde_json::from_slice(&answer.body).map_err(|_| nonsense("something that is not a token"))?;
+    if parsed.expires_in == 0 || parsed.expires_in > 7 * 86_400 {
+        return Err(nonsense("a token that has expired already"));
+    }
+    let now = world.clock.now();
+    let expires = now + Duration::from_secs(parsed.expires_in);
+    Ok(AccessToken::new(Secret::new(parsed.access_token), now, expires, None))
+}
+
+fn is_google(answer: &Answer) -> bool {
+    answer.headers.get("metadata-flavor").is_some_and(|flavor| flavor == "Google")
+}
+
+/// Whether firmware or environment say that this may be one of Google's machines.
+#[must_use]
+pub fn suggests_google(environment: &Environment) -> bool {
+    let product = std::fs::read_to_string(Path::new("/sys/class/dmi/id/product_name")).unwrap_or_default();
+    product.contains("Google") || HINTS.iter().any(|name| environment.get(name).is_some())
+}
+
+/// Variables that Cloud Run, Cloud Functions, App Engine, GKE and Vertex AI set.
+const HINTS: [&str; 7] = [
+    "K_SERVICE",
+    "CLOUD_RUN_JOB",
+    "FUNCTION_TARGET",
+    "GAE_ENV",
+    "KUBERNETES_SERVICE_HOST",
+    "CLOUD_ML_PROJECT_ID",
+    "AIP_MODE",
+];
+/// The address, not the name: a name would be looked up with the local resolver, which may take seconds to fail.
+const ADDRESS: &str = "169.254.169.254";
+const PATIENT: Duration = Duration::from_secs(5);
+const IMPATIENT: Duration = Duration::from_millis(300);

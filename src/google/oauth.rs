@@ -1,0 +1,136 @@
+//! OAuth's token endpoint: post a form, read a token or a refusal, and try again where that can help.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use super::source::{SourceFault, World};
+use crate::error::{Fault, printable};
+use crate::http::client::Answer;
+use crate::secret::{AccessToken, Secret};
+
+/// Posts a grant and reads the token, with at most three retries of what may pass by itself.
+///
+/// `what` names the credential in messages; `remedy` is the command that mends a dead one.
+///
+/// # Errors
+/// When there is no token before `until`.
+pub async fn exchange(
+    world: &World,
+    url: &str,
+    form: &[(&str, &str)],
+    until: Instant,
+    what: &str,
+    remedy: &str,
+) -> Result<AccessToken, SourceFault> {
+    let mut pause = FIRST_PAUSE;
+    for attempt in 0.. {
+        let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let answer = world.http.post_form(url, form, until).await;
+        let fault = match answer.map_err(SourceFault::from).and_then(|answer| read(world, &answer, what, remedy)) {
+            Ok(token) => return Ok(token),
+            Err(fault) => fault,
+        };
+        let wait = fault.retry_after().unwrap_or(pause);
+        if attempt == RETRIES || !fault.is_transient() || Instant::now() + wait >= until {
+            return Err(fault);
+        }
+        tracing::debug!(attempt, fault = %fault, "asking again");
+        sleep(wait).await;
+        pause *= 2;
+    }
+    unreachable!("the loop ends with its last attempt")
+}
+
+/// The successful answer, RFC 6749 section 5.1. `expires_in` is a number or, from some servers, a string.
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: String,
+    expires_in: Option<serde_json::Value>,
+}
+
+/// The refusal, RFC 6749 section 5.2, with Google's `error_subtype`.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+    error_description: Option<String>,
+    error_subtype: Option<String>,
+}
+
+fn read(world: &World, answer: &Answer, what: &str, remedy: &str) -> Result<AccessToken, SourceFault> {
+    let endpoint = || "the token endpoint".to_owned();
+    if answer.status == StatusCode::OK {
+        let parsed: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_| SourceFault::Nonsense {
+            what: endpoint(),
+            problem: "something that is not a token".to_owned(),
+        })?;
+        let secret = Secret::new(parsed.access_token);
+        let nonsense = |problem: &str| SourceFault::Nonsense { what: endpoint(), problem: problem.to_owned() };
+        let lifetime = lifetime(parsed.expires_in.as_ref())
+            .ok_or_else(|| nonsense("a token whose lifetime is missing, zero or unreadable"))?;
+        if secret.expose().is_empty() || !secret.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(nonsense("a token that cannot be sent in a header"));
+        }
+        let now = world.clock.now();
+        return Ok(AccessToken::new(secret, now, now + lifetime, None));
+    }
+    match serde_json::from_slice::<Refusal>(&answer.body) {
+        Ok(refusal) if answer.status.is_client_error() && answer.status != StatusCode::TOO_MANY_REQUESTS => {
+            Err(refusal.into_fault(what, remedy))
+        }
+        _ => Err(SourceFault::Status {
+            what: endpoint(),
+            status: answer.status.as_u16(),
+            retry_after: answer.retry_after(),
+        }),
+    }
+}
+
+impl Refusal {
+    /// Only a dead credential has a remedy in signing in again; the rest is for an administrator.
+    fn into_fault(self, what: &str, remedy: &str) -> SourceFault {
+        let reauthentication = matches!(self.error_subtype.as_deref(), Some("invalid_rapt" | "rapt_required"));
+        let description = match self.error_subtype.as_deref() {
+            Some(_) if reauthentication => Some("the organisation wants a fresh sign-in".to_owned()),
+            _ => self.error_description.map(|text| printable(&text).chars().take(200).collect()),
+        };
+        let dead = matches!(self.error.as_str(), "invalid_grant" | "deleted_client" | "invalid_client");
+        let error = printable(&self.error).chars().take(60).collect();
+        let remedy = dead.then(|| remedy.to_owned());
+        SourceFault::OAuth { what: what.to_owned(), error, description, remedy }
+    }
+}
+
+fn lifetime(value: Option<&serde_json::Value>) -> Option<Duration> {
+    let value = value?;
+    let seconds = match value.as_str() {
+        Some(text) => text.parse().ok()?,
+        None => value.as_u64().or_else(|| value.as_f64().filter(|it| *it >= 1.0).map(|it| it as u64))?,
+    };
+    (1..=LONGEST_LIFETIME).contains(&seconds).then(|| Duration::from_secs(seconds))
+}
+
+const RETRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Google gives at most twelve hours.
+const LONGEST_LIFETIME: u64 = 7 * 86_400;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lifetime_is_a_number_or_a_string_above_zero() {
+        assert_eq!(lifetime(Some(&json!(3599))), Some(Duration::from_secs(3599)));
+        assert_eq!(lifetime(Some(&json!("3599"))), Some(Duration::from_secs(3599)));
+        assert_eq!(lifetime(Some(&json!(3599.7))), Some(Duration::from_secs(3599)));
+        for wrong in [json!(0), json!(-5), json!("-5"), json!("soon"), json!(null), json!(1e30), json!([])] {
+            assert_eq!(lifetime(Some(&wrong)), None, "{wrong}");
+        }
+        assert_eq!(lifetime(None), None);
+    }
+}

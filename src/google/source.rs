@@ -1,0 +1,141 @@
+//! What all sources share: the request, the outcome, and why there is none.
+//!
+//! The difference that matters most is between [`SourceFault::Absent`] and everything else: an absent source lets
+//! the next one be asked, while one that is there and fails ends the ask, so that nobody is silently given
+//! another identity.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::ask::Access;
+use crate::clock::Clock;
+use crate::environment::Environment;
+use crate::error::{Fault, Kind};
+use crate::google::endpoints::Endpoints;
+use crate::http::client::{HttpClient, HttpFault};
+use crate::secret::AccessToken;
+
+/// What a source needs to know of the world.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub http: HttpClient,
+    pub endpoints: Endpoints,
+    pub environment: Environment,
+    pub clock: Clock,
+}
+
+/// What is wanted from a source.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    pub access: Access,
+    /// Every wait ends here.
+    pub until: Instant,
+    /// The token that the source would give from a cache of its own was refused: make a new one.
+    pub force: bool,
+}
+
+/// A token and where it came from.
+#[derive(Debug, Clone)]
+pub struct Minted {
+    pub token: AccessToken,
+    /// In words, for `status` and `doctor`: `service account key /k.json`.
+    pub source: String,
+}
+
+/// Why a source gives no token.
+#[derive(Debug, Error)]
+pub enum SourceFault {
+    /// Not set up on this machine. The next source may be asked.
+    #[error("{0}")]
+    Absent(String),
+    /// A credential file that cannot be read.
+    #[error("cannot read the credential file {}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// A credential file with wrong content.
+    #[error("the credential file {} {problem}", path.display())]
+    Malformed { path: PathBuf, problem: String },
+    /// A credential file that would send its secret elsewhere.
+    #[error("the credential file {} sends its secret to {url:?}, which is not Google's", path.display())]
+    ForeignEndpoint { path: PathBuf, url: String },
+    /// A kind of credential that comes later.
+    #[error("the credential file {} is of type {kind:?}, which is not supported yet", path.display())]
+    Unsupported { path: PathBuf, kind: String },
+    /// Google refused, in OAuth's words.
+    #[error("Google refused {what}: {error}{}", description.as_deref().map(|it| format!(" ({it})")).unwrap_or_default())]
+    OAuth { what: String, error: String, description: Option<String>, remedy: Option<String> },
+    /// An answer that is no answer.
+    #[error("{what} answered with {problem}")]
+    Nonsense { what: String, problem: String },
+    /// A status that asks for patience.
+    #[error("{what} answered with status {status}")]
+    Status { what: String, status: u16, retry_after: Option<Duration> },
+    /// gcloud or the metadata server is there and says no.
+    #[error("{what} failed: {problem}")]
+    Failed { what: String, problem: String, remedy: Option<String> },
+    /// gcloud did not end in time.
+    #[error("{what} did not answer within {} s", waited.as_secs_f32().ceil())]
+    Deadline { what: String, waited: Duration },
+    /// The network.
+    #[error(transparent)]
+    Http(#[from] HttpFault),
+}
+
+impl Fault for SourceFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Absent(_) => Kind::NeedsLogin,
+            Self::OAuth { remedy, .. } => {
+                if remedy.is_some() {
+                    Kind::NeedsLogin
+                } else {
+                    Kind::Upstream
+                }
+            }
+            Self::Unreadable { .. } | Self::Malformed { .. } | Self::Unsupported { .. } => Kind::Local,
+            Self::ForeignEndpoint { .. } => Kind::Refused,
+            Self::Nonsense { .. } | Self::Status { .. } | Self::Failed { .. } => Kind::Upstream,
+            Self::Deadline { .. } => Kind::Deadline,
+            Self::Http(fault) => fault.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Absent(_) => None,
+            Self::Unreadable { .. } => Some("check that the file is there and yours to read".to_owned()),
+            Self::Malformed { .. } => Some("fetch the file again from where it was made".to_owned()),
+            Self::ForeignEndpoint { url, .. } => Some(format!(
+                "if {url:?} is right, name it as `endpoints.token` in config.toml; else throw the file away"
+            )),
+            Self::Unsupported { .. } => {
+                Some("use a service account key, `gcloud auth application-default login`, or gcloud".to_owned())
+            }
+            Self::OAuth { remedy, .. } | Self::Failed { remedy, .. } => remedy.clone(),
+            Self::Nonsense { .. } => Some(
+                "something between this machine and Google answers in its place; run `valetkey doctor`".to_owned(),
+            ),
+            Self::Status { retry_after: Some(wait), .. } => Some(format!("try again in {} s", wait.as_secs())),
+            Self::Status { .. } => Some("try again in a moment".to_owned()),
+            Self::Deadline { .. } => Some("run `gcloud config config-helper` to see what it waits for".to_owned()),
+            Self::Http(fault) => fault.hint(),
+        }
+    }
+
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Status { .. } => true,
+            Self::Http(fault) => fault.is_transient(),
+            _ => false,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}

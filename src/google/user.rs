@@ -1,0 +1,30 @@
+//! A user's credential as `gcloud auth application-default login` writes it: a refresh token and the client that
+//! it was given to.
+//!
+//! The refresh request carries no scope: Google answers `invalid_scope` for one that was not granted word for
+//! word, and such a token is as wide as its login whatever is asked.
+
+use super::credential_file::AuthorizedUser;
+use super::oauth;
+use super::source::{Request, SourceFault, World};
+use crate::secret::AccessToken;
+
+/// Refreshes.
+///
+/// # Errors
+/// When Google refuses.
+pub async fn mint(world: &World, user: &AuthorizedUser, request: Request) -> Result<AccessToken, SourceFault> {
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("client_id", user.client_id.as_str()),
+        ("client_secret", user.client_secret.expose()),
+        ("refresh_token", user.refresh_token.expose()),
+    ];
+    let url = world.endpoints.token();
+    let what = "the application default credentials";
+    let mut token = oauth::exchange(world, url, &form, request.until, what, REMEDY).await?;
+    token.identity.clone_from(&user.account);
+    Ok(token)
+}
+
+const REMEDY: &str = "sign in again with `gcloud auth application-default login`";

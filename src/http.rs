@@ -1,0 +1,6 @@
+//! HTTP, one stack of it: a client for Google's endpoints and a server for the daemon's sockets.
+
+pub mod client;
+pub mod headers;
+pub mod proxy;
+pub mod server;

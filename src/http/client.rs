@@ -1,0 +1,305 @@
+//! The one HTTP client: https with the system's roots (and `SSL_CERT_FILE`, and the configuration's extra CA),
+//! proxies from the environment, a deadline on everything, a cap on every body, and no redirects, so that nothing
+//! that is sent can end up elsewhere.
+//!
+//! Roots are read when the first https request is made: neither a helper that asks the daemon nor an idle daemon
+//! pays for them.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls_platform_verifier::Verifier;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::proxy::ProxyConnector;
+use crate::environment::Environment;
+use crate::error::{Fault, Kind};
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum HttpFault {
+    /// The roots or the extra CA cannot be read.
+    #[error("cannot set up TLS: {0}")]
+    Setup(String),
+    /// No name, no route, nobody listening, or a proxy that refuses.
+    #[error("cannot reach {host}")]
+    Connect { host: String, source: Opaque },
+    /// The certificate is not one that this machine trusts.
+    #[error("{host} shows a certificate that this machine does not trust")]
+    Certificate { host: String, source: Opaque },
+    /// The connection broke in the middle of the answer.
+    #[error("{host} broke off in the middle of its answer")]
+    Broken { host: String, source: Opaque },
+    /// The answer is larger than any honest one.
+    #[error("{host} answered with more than {limit} bytes")]
+    TooLarge { host: String, limit: usize },
+    /// Nothing came in time.
+    #[error("{host} did not answer within {} s", waited.as_secs_f32().ceil())]
+    Deadline { host: String, waited: Duration },
+    /// A URL that cannot be asked, from a file of the user's.
+    #[error("{0:?} is not a URL that can be asked")]
+    Url(String),
+}
+
+/// An error of a library, as text: its types are no part of our interface.
+#[derive(Debug)]
+pub struct Opaque(String);
+
+impl fmt::Display for Opaque {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Opaque {}
+
+impl Opaque {
+    /// The innermost causes say what happened; the outer ones only repeat that something did.
+    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut last = error;
+        while let Some(cause) = last.source() {
+            last = cause;
+        }
+        Self(last.to_string())
+    }
+}
+
+impl Fault for HttpFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Setup(_) | Self::Url(_) => Kind::Configuration,
+            Self::Connect { .. } | Self::Certificate { .. } => Kind::Unreachable,
+            Self::Broken { .. } | Self::TooLarge { .. } => Kind::Upstream,
+            Self::Deadline { .. } => Kind::Deadline,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Setup(_) => "install the package ca-certificates, or name your CA in SSL_CERT_FILE".to_owned(),
+            Self::Certificate { .. } => {
+                "if a proxy of your company re-signs TLS, name its CA as `extra_ca` in config.toml or in \
+                 SSL_CERT_FILE"
+                    .to_owned()
+            }
+            Self::Connect { .. } | Self::Deadline { .. } => {
+                "check the network and HTTPS_PROXY, or run `valetkey doctor`".to_owned()
+            }
+            Self::Broken { .. } | Self::TooLarge { .. } => {
+                "something between this machine and Google answers in its place; run `valetkey doctor`".to_owned()
+            }
+            Self::Url(_) => return None,
+        })
+    }
+
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Broken { .. })
+    }
+}
+
+/// A complete answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// `Retry-After` in its form of seconds.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+}
+
+/// Asks Google's endpoints. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    connector: ProxyConnector,
+    extra_ca: Option<PathBuf>,
+    secure: OnceLock<Result<SecureClient, String>>,
+    plain: OnceLock<Client<HttpConnector, Full<Bytes>>>,
+}
+
+type SecureClient = Client<HttpsConnector<ProxyConnector>, Full<Bytes>>;
+
+impl HttpClient {
+    #[must_use]
+    pub fn new(environment: &Environment, extra_ca: Option<PathBuf>) -> Self {
+        let connector = ProxyConnector::new(environment);
+        let shared = Shared { connector, extra_ca, secure: OnceLock::new(), plain: OnceLock::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Posts an OAuth form over https.
+    ///
+    /// # Errors
+    /// When no complete answer arrives in time. An answer with a refusal is an answer.
+    pub async fn post_form(&self, url: &str, form: String, until: Instant) -> Result<Answer, HttpFault> {
+        let uri = https_uri(url)?;
+        let request = Request::post(uri)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Full::new(Bytes::from(form)))
+            .map_err(|_| HttpFault::Url(url.to_owned()))?;
+        self.send_secure(request, until).await
+    }
+
+    /// Sends a request without a body over https.
+    ///
+    /// # Errors
+    /// As [`Self::post_form`].
+    pub async fn request(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        until: Instant,
+    ) -> Result<Answer, HttpFault> {
+        let mut request = Request::builder().method(method).uri(https_uri(url)?);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).map_err(|_| HttpFault::Url(url.to_owned()))?;
+        self.send_secure(request, until).await
+    }
+
+    /// Asks a metadata server: plain http, never through a proxy, nothing secret in the question.
+    ///
+    /// # Errors
+    /// As [`Self::post_form`].
+    pub async fn get_metadata(&self, url: &str, until: Instant) -> Result<Answer, HttpFault> {
+        let request = Request::get(url)
+            .header("metadata-flavor", "Google")
+            .body(Full::default())
+            .map_err(|_| HttpFault::Url(url.to_owned()))?;
+        let client = self.shared.plain.get_or_init(|| {
+            let mut connector = HttpConnector::new();
+            connector.set_connect_timeout(Some(Duration::from_secs(3)));
+            Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)
+        });
+        let host = host_of(request.uri());
+        finish(host, until, client.request(request)).await
+    }
+
+    /// The proxy on the way to a URL, for `doctor`.
+    #[must_use]
+    pub fn proxy_for(&self, url: &str) -> Option<String> {
+        self.shared.connector.proxy_for(&url.parse().ok()?)
+    }
+
+    async fn send_secure(&self, request: Request<Full<Bytes>>, until: Instant) -> Result<Answer, HttpFault> {
+        let client = self.shared.secure.get_or_init(|| self.shared.build()).as_ref();
+        let client = client.map_err(|error| HttpFault::Setup(error.clone()))?;
+        let host = host_of(request.uri());
+        finish(host, until, client.request(request)).await
+    }
+}
+
+impl Shared {
+    /// No connection is kept: asks are minutes apart, and an idle pool would wake the daemon.
+    fn build(&self) -> Result<SecureClient, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let extra = self.extra_ca.as_ref().map(|path| certificates(path)).transpose()?.unwrap_or_default();
+        let verifier = Verifier::new_with_extra_roots(extra, provider.clone())
+            .map_err(|error| format!("no trusted root certificates: {error}"))?;
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous() // The verifier is the platform's own; rustls calls every verifier but webpki's dangerous.
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_only()
+            .enable_http1()
+            .wrap_connector(self.connector.clone());
+        Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
+    }
+}
+
+/// Waits for head and body, all before the deadline.
+async fn finish(
+    host: String,
+    until: Instant,
+    response: hyper_util::client::legacy::ResponseFuture,
+) -> Result<Answer, HttpFault> {
+    let start = Instant::now();
+    let whole = async {
+        let response = response.await.map_err(|error| classify(&host, &error))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                HttpFault::TooLarge { host: host.clone(), limit: LARGEST_BODY }
+            } else {
+                HttpFault::Broken { host: host.clone(), source: Opaque::of(error.as_ref()) }
+            }
+        })?;
+        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+    };
+    match tokio::time::timeout_at(until, whole).await {
+        Ok(answer) => answer,
+        Err(_) => Err(HttpFault::Deadline { host: host.clone(), waited: start.elapsed() }),
+    }
+}
+
+fn classify(host: &str, error: &hyper_util::client::legacy::Error) -> HttpFault {
+    let host = host.to_owned();
+    let source = Opaque::of(error);
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(this) = cause {
+        // A failed handshake reaches us wrapped in an io::Error.
+        let inner = this.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = this.downcast_ref::<rustls::Error>().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
+        if let Some(rustls::Error::InvalidCertificate(_)) = tls {
+            return HttpFault::Certificate { host, source };
+        }
+        cause = this.source();
+    }
+    if error.is_connect() { HttpFault::Connect { host, source } } else { HttpFault::Broken { host, source } }
+}
+
+fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let unreadable = |error: &dyn fmt::Display| format!("cannot read extra_ca {}: {error}", path.display());
+    let list = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))?;
+    let list: Vec<_> = list.collect::<Result<_, _>>().map_err(|error| unreadable(&error))?;
+    if list.is_empty() { Err(unreadable(&"it holds no PEM certificate")) } else { Ok(list) }
+}
+
+fn https_uri(url: &str) -> Result<Uri, HttpFault> {
+    let uri: Uri = url.parse().map_err(|_| HttpFault::Url(url.to_owned()))?;
+    if uri.scheme_str() == Some("https") && uri.host().is_some() {
+        Ok(uri)
+    } else {
+        Err(HttpFault::Url(url.to_owned()))
+    }
+}
+
+fn host_of(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Tokens and error documents are a few kilobytes.
+const LARGEST_BODY: usize = 1 << 20;

@@ -1,0 +1,14 @@
+//! Names and values that both sides of the daemon's socket use.
+
+/// The version of the program that answers.
+pub const VERSION: &str = "valetkey-version";
+/// The version of the API: 1, frozen.
+pub const PROTOCOL: &str = "valetkey-protocol";
+/// `helper` where a helper started the daemon, `operator` where a person or an init system did.
+pub const STARTED_BY: &str = "valetkey-started-by";
+
+pub const JSON: &str = "application/json";
+/// RFC 9457.
+pub const PROBLEM: &str = "application/problem+json";
+/// Prometheus text exposition.
+pub const METRICS: &str = "text/plain; version=0.0.4";

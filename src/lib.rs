@@ -1,0 +1,36 @@
+//! valetkey hands short-lived Google credentials to package clients, image builds and containers.
+//!
+//! The modules stand on floors, and an arrow (`use crate::…`) points to a lower floor only; `tests/house.rs`
+//! reads the source and keeps it so. From the ground up:
+//!
+//! | floor | modules | what lives there |
+//! |---|---|---|
+//! | 0 | `error` `secret` `clock` `environment` `paths` `config` `sys` | kinds of failure, secrets, time, directories, settings |
+//! | 1 | `ask` `registry` `grant` `protocol` | pure: what is asked, what a URL points at, what may be given |
+//! | 2 | `http` `carrier` | bytes only |
+//! | 3 | `google` | where a Google credential comes from |
+//! | 4 | `broker` | an ask becomes a credential: choice, cache, one flight for many askers |
+//! | 6 | `daemon` | listeners, peers, grants, routes |
+//! | 7 | `client` | ask the daemon, start it, or answer in process |
+//! | 8 | `doctor` | tries every step for real |
+//! | 9 | `cli` | one file a subcommand |
+
+pub mod ask;
+pub mod broker;
+pub mod carrier;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod doctor;
+pub mod environment;
+pub mod error;
+pub mod google;
+pub mod grant;
+pub mod http;
+pub mod paths;
+pub mod protocol;
+pub mod registry;
+pub mod secret;
+pub mod sys;

@@ -1,0 +1,133 @@
+//! The few things that only the operating system can do, and the only module that may hold `unsafe`.
+//!
+//! Everything here is small enough to audit by eye. Linux is what has been run; the other Unixes get the part of
+//! it that POSIX gives them.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{self, Resource, Rlimit};
+
+/// The uid that decides what this process may do.
+#[must_use]
+pub fn own_uid() -> u32 {
+    process::geteuid().as_raw()
+}
+
+/// Who is on the other end of a Unix socket, by the kernel's word at the time of `connect` (or `listen`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerId {
+    pub uid: u32,
+    pub pid: i32,
+}
+
+/// Asks the kernel who holds the other end of a connected Unix socket.
+///
+/// # Errors
+/// When the descriptor is not a Unix socket.
+#[cfg(target_os = "linux")]
+pub fn peer_of(socket: impl AsFd) -> io::Result<PeerId> {
+    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+    Ok(PeerId { uid: credentials.uid.as_raw(), pid: process::Pid::as_raw(Some(credentials.pid)) })
+}
+
+/// Keeps this process out of core dumps and away from a debugger of the same user, and gives the files that it
+/// creates to nobody else.
+pub fn harden() {
+    let nothing = Rlimit { current: Some(0), maximum: Some(0) };
+    // None of these can do harm by failing: they are the second wall, not the first.
+    let _ = process::setrlimit(Resource::Core, nothing);
+    #[cfg(target_os = "linux")]
+    let _ = process::set_dumpable_behavior(process::DumpableBehavior::NotDumpable);
+    process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+}
+
+/// Lifts the soft limit of open files to the hard one: one descriptor a connection.
+pub fn raise_descriptor_limit() {
+    let limit = process::getrlimit(Resource::Nofile);
+    let _ = process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Leaves the session of the process that started us: its terminal and its process group mean nothing to us from
+/// now on.
+pub fn leave_session() {
+    // Fails only for the leader of a process group, which is then already on its own.
+    let _ = process::setsid();
+}
+
+/// Closes every descriptor above standard error that a parent left open, so that nobody waits for an end of file
+/// that we hold back. To be called before anything else has opened one.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "closing a descriptor that this process does not own as a Rust value")]
+pub fn close_inherited_descriptors() {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let inherited: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > 2)
+        .collect();
+    for descriptor in inherited {
+        // SAFETY: the caller promises that no Rust value owns a descriptor yet, so none can be closed twice. The
+        // descriptor of the directory listing is in the list as well and is closed already: close then fails
+        // harmlessly with EBADF.
+        unsafe { rustix::io::close(descriptor) };
+    }
+}
+
+/// The pid and start time of the process that called us, as one opaque word: a pid alone is used again.
+#[must_use]
+pub fn parent_identity() -> Option<String> {
+    let parent = process::getppid()?.as_raw_nonzero();
+    let started = start_time(parent.get())?;
+    Some(format!("{parent}:{started}"))
+}
+
+/// Clock ticks between boot and the start of a process: field 22 of `/proc/PID/stat`.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is a name in parentheses that may itself hold blanks and parentheses.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The executable of a process, for the audit line. Nothing is decided by it.
+#[must_use]
+pub fn program_of(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
+/// Ends a process group that we started.
+pub fn kill_group(leader: u32) {
+    let Some(pid) = i32::try_from(leader).ok().and_then(process::Pid::from_raw) else { return };
+    let _ = process::kill_process_group(pid, process::Signal::KILL);
+}
+
+/// Whether two paths lead to the same file.
+#[must_use]
+pub fn same_file(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => one.dev() == other.dev() && one.ino() == other.ino(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parent_has_an_identity() {
+        let identity = parent_identity().unwrap();
+        let (pid, start) = identity.split_once(':').unwrap();
+        assert!(pid.parse::<u32>().is_ok() && start.parse::<u64>().is_ok(), "{identity}");
+    }
+
+    #[test]
+    fn peer_of_a_socket_pair_is_ourselves() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = peer_of(&one).unwrap();
+        assert_eq!(peer.uid, own_uid());
+        assert_eq!(u32::try_from(peer.pid).unwrap(), std::process::id());
+    }
+}
