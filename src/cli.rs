@@ -1,0 +1,150 @@
+//! The command line: which face was called, one error printed, the exit code. One file a subcommand.
+//!
+//! `keyring` is decided before anything else is set up: clients call it for every index, and they wait for it.
+
+mod completions;
+mod control;
+mod doctor;
+mod keyring;
+mod serve;
+mod status;
+mod terminal;
+mod token;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::environment::Environment;
+use crate::error::{Failure, Kind};
+use crate::paths::called_name;
+
+/// Short-lived Google credentials for pip, other Python clients, docker build and containers.
+#[derive(Debug, Parser)]
+#[command(name = "valetkey", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 nothing found or refused, 2 wrong usage, 3 a source or the network failed.
+Environment: VALETKEY_CREDENTIAL, VALETKEY_SOCKET, VALETKEY_AUTO_START, VALETKEY_IDLE, VALETKEY_LOG.")]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer like Python's keyring; also when called by the name `keyring`
+    #[command(disable_help_flag = true)]
+    Keyring {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Print an access token
+    Token {
+        /// Ask for the scope that may also publish (default: read only, where the source can narrow)
+        #[arg(long)]
+        write: bool,
+        #[command(flatten)]
+        source: SourceFlag,
+        /// raw: the token; json: with user name and expiry; header: as an HTTP header
+        #[arg(long, value_enum, default_value_t = Format::Raw)]
+        format: Format,
+    },
+    /// Show identity, source, expiry, daemon, listeners and grants; never a secret
+    Status {
+        /// Print the stable JSON form
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the daemon in the foreground
+    Serve {
+        #[arg(long, hide = true)]
+        started_by_helper: bool,
+    },
+    /// End the daemon, after the answers that it owes
+    Stop,
+    /// Have the daemon read its configuration again
+    Reload,
+    /// Try every step for real and name the one that fails
+    Doctor {
+        /// An index or file URL, to be asked for with the credential
+        url: Option<String>,
+        #[command(flatten)]
+        source: SourceFlag,
+    },
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man { directory: PathBuf },
+}
+
+/// The flag that decides the source.
+#[derive(Debug, clap::Args)]
+struct SourceFlag {
+    /// Take this credential file, or `gcloud`, or `metadata`, and nothing else
+    #[arg(long, value_name = "FILE|gcloud|metadata")]
+    credential: Option<PathBuf>,
+}
+
+/// How a token is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Raw,
+    Json,
+    Header,
+}
+
+/// Runs the program with these arguments, the name first.
+#[must_use]
+pub fn run(arguments: &[OsString]) -> ExitCode {
+    let face = called_name(arguments.first().map(OsString::as_os_str));
+    if face == b"keyring" {
+        return keyring::run(arguments.get(1..).unwrap_or_default());
+    }
+    if arguments.get(1).is_some_and(|word| word == "keyring") {
+        return keyring::run(arguments.get(2..).unwrap_or_default());
+    }
+    let parsed = match Arguments::try_parse_from(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Help and version come this way too; clap knows which stream and which code.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let outcome = dispatch(parsed.command);
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            terminal::report(&failure);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    let environment = Environment::capture();
+    match command {
+        Command::Keyring { arguments } => Ok(keyring::run(&arguments)),
+        Command::Token { write, source, format } => token::run(environment, source.credential, write, format),
+        Command::Status { json } => status::run(environment, json),
+        Command::Serve { started_by_helper } => serve::run(started_by_helper),
+        Command::Stop => control::stop(environment),
+        Command::Reload => control::reload(environment),
+        Command::Doctor { url, source } => doctor::run(environment, source.credential, url.as_deref()),
+        Command::Completions { shell } => completions::completions(shell),
+        Command::Man { directory } => completions::manual(&directory),
+    }
+}
+
+/// Writes a result. A reader that went away is a failure like any other, never a panic.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::new(Kind::Local, "cannot write to standard output").with_cause(error))
+}

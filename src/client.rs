@@ -4,11 +4,13 @@
 //! The fast path of a helper is one blocking request on a socket: no runtime, no TLS, no keychain.
 
 pub mod autostart;
+pub mod delegate;
 pub mod fallback;
 pub mod locate;
+pub mod refusals;
 pub mod request;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::ask::{Ask, Credential, NamedSource};
@@ -26,9 +28,8 @@ pub struct Client {
     pub environment: Environment,
     pub paths: Paths,
     pub config: Config,
-    pub carrier: Carrier,
-    /// What this process names as its source.
-    pub named: Option<NamedSource>,
+    /// The flag that names a source.
+    pub flag: Option<PathBuf>,
 }
 
 /// A credential, and what a person should hear beside it.
@@ -39,15 +40,22 @@ pub struct Got {
 }
 
 impl Client {
-    /// Looks at the environment and reads the configuration. `credential` is the flag of that name.
+    /// Looks at the environment and reads the configuration. `flag` is what `--credential` says.
     ///
     /// # Errors
     /// When the configuration is wrong.
-    pub fn new(environment: Environment, credential: Option<&Path>) -> Result<Self, Failure> {
+    pub fn new(environment: Environment, flag: Option<PathBuf>) -> Result<Self, Failure> {
         let paths = Paths::new(&environment);
         let config = Config::load(&environment, &paths)?;
-        let (carrier, named) = locate::locate(&environment, &paths, credential)?;
-        Ok(Self { environment, paths, config, carrier, named })
+        Ok(Self { environment, paths, config, flag })
+    }
+
+    /// Who answers, and what this process names as its source.
+    ///
+    /// # Errors
+    /// When a socket is named that cannot be one.
+    pub fn locate(&self) -> Result<(Carrier, Option<NamedSource>), Failure> {
+        locate::locate(&self.environment, &self.paths, self.flag.as_deref())
     }
 
     /// Gets a credential before the ask's deadline, whatever the network does.
@@ -56,13 +64,14 @@ impl Client {
     /// What the daemon, or the source in process, says.
     pub fn credential(&self, mut ask: Ask) -> Result<Got, Failure> {
         let until = Instant::now() + ask.deadline;
-        ask.source.clone_from(&self.named);
-        match &self.carrier {
+        let (carrier, named) = self.locate()?;
+        ask.source = named;
+        match carrier {
             Carrier::Found { path, by } => {
-                let reply = request::ask(path, &ask, until).map_err(|silence| silence.at(path, by))?;
+                let reply = request::ask(&path, &ask, until).map_err(|silence| silence.at(&path, by))?;
                 Ok(Got { credential: read(&reply)?, warning: None })
             }
-            Carrier::Owner(path) => self.ask_owner(path, ask, until),
+            Carrier::Owner(path) => self.ask_owner(&path, ask, until),
         }
     }
 

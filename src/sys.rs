@@ -5,10 +5,14 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+#[cfg(target_os = "linux")]
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::{self, Resource, Rlimit};
+#[cfg(target_os = "linux")]
+use tokio::io::unix::AsyncFd;
 
 /// The uid that decides what this process may do.
 #[must_use]
@@ -68,10 +72,13 @@ pub fn close_inherited_descriptors() {
         .filter(|descriptor| *descriptor > 2)
         .collect();
     for descriptor in inherited {
-        // SAFETY: the caller promises that no Rust value owns a descriptor yet, so none can be closed twice. The
-        // descriptor of the directory listing is in the list as well and is closed already: close then fails
-        // harmlessly with EBADF.
-        unsafe { rustix::io::close(descriptor) };
+        // SAFETY: the caller promises that no Rust value owns a descriptor yet. The listing's own is closed again
+        // by now, which the first call finds out.
+        unsafe {
+            if rustix::io::fcntl_getfd(BorrowedFd::borrow_raw(descriptor)).is_ok() {
+                rustix::io::close(descriptor);
+            }
+        }
     }
 }
 
@@ -100,6 +107,44 @@ pub fn program_of(pid: i32) -> Option<PathBuf> {
 pub fn kill_group(leader: u32) {
     let Some(pid) = i32::try_from(leader).ok().and_then(process::Pid::from_raw) else { return };
     let _ = process::kill_process_group(pid, process::Signal::KILL);
+}
+
+/// Tells when files leave a directory, or it goes itself. The kernel tells; nothing polls.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+pub struct DirectoryWatch(AsyncFd<OwnedFd>);
+
+#[cfg(target_os = "linux")]
+impl DirectoryWatch {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// When the kernel has no watch left, or there is no such directory.
+    #[expect(unsafe_code, reason = "tokio asks its caller to vouch for the descriptor")]
+    pub fn new(directory: &Path) -> io::Result<Self> {
+        let events = WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::MOVE_SELF;
+        let notifier = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&notifier, directory, events)?;
+        // SAFETY: the descriptor is owned by the value that is registered, is non-blocking, and is closed by its
+        // drop only, after tokio has deregistered it.
+        Ok(Self(unsafe { AsyncFd::register(notifier) }?))
+    }
+
+    /// Waits for the next change.
+    ///
+    /// # Errors
+    /// When the runtime ends.
+    pub async fn next(&self) -> io::Result<()> {
+        let mut ready = self.0.readable().await?;
+        let mut buffer = [0; 4096];
+        while rustix::io::read(self.0.get_ref(), &mut buffer).is_ok_and(|read| read > 0) {}
+        ready.clear_ready();
+        Ok(())
+    }
 }
 
 /// Whether two paths lead to the same file.

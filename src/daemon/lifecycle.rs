@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::{Bound, Daemon, StartedBy, listener};
 use crate::carrier::unix::inode;
+use crate::sys;
 
 /// Serves all listeners until something ends it.
 pub async fn run(daemon: Arc<Daemon>, listeners: Vec<Bound>) {
@@ -99,27 +99,20 @@ async fn idle_end(daemon: Arc<Daemon>, idle: Duration) {
     }
 }
 
-/// Ends a daemon that nobody can reach any more, because its socket or the directory was removed. The kernel
-/// tells; nothing polls.
+/// Ends a daemon that nobody can reach any more, because its socket or the directory was removed.
 #[cfg(target_os = "linux")]
 async fn removed(daemon: Arc<Daemon>, watched: Watched) {
-    use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
     let Some(directory) = watched.path.parent() else { return };
-    let Ok(notifier) = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) else { return };
-    let events =
-        WatchFlags::DELETE | WatchFlags::DELETE_SELF | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::MOVE_SELF;
-    if inotify::add_watch(&notifier, directory, events).is_err() {
-        return;
-    }
-    let Ok(notifier) = AsyncFd::register(notifier) else { return };
+    let Ok(changes) = sys::DirectoryWatch::new(directory) else { return };
     while watched.is_there() {
-        let Ok(mut ready) = notifier.readable().await else { return };
-        let mut buffer = [0; 4096];
-        while rustix::io::read(notifier.get_ref(), &mut buffer).is_ok_and(|read| read > 0) {}
-        ready.clear_ready();
+        if changes.next().await.is_err() {
+            return;
+        }
     }
-    tracing::warn!(socket = %watched.path.display(), "the socket was removed");
-    daemon.stop();
+    if daemon.is_ready() {
+        tracing::warn!(socket = %watched.path.display(), "the socket was removed");
+        daemon.stop();
+    }
 }
 
 /// Tells systemd that we are ready, alive and ending, where it listens.

@@ -3,8 +3,6 @@
 
 /// Google's token endpoint.
 const TOKEN: &str = "https://oauth2.googleapis.com/token";
-/// Where a token can be looked up, which tells its identity.
-pub const TOKEN_INFO: &str = "https://oauth2.googleapis.com/tokeninfo";
 /// Older names of the token endpoint that stand in key files.
 const OLDER: [&str; 3] = [
     "https://accounts.google.com/o/oauth2/token",

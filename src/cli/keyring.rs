@@ -1,0 +1,146 @@
+//! The face that pip, uv and pdm know: `keyring get URL USER` and its dialects.
+//!
+//! Standard output carries the answer and nothing else. What is not ours is passed to the next `keyring` on PATH,
+//! or ends at once and in silence: clients ask every keyring about every service.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use super::{print, terminal};
+use crate::ask::Ask;
+use crate::broker::other_username;
+use crate::client::{Client, delegate, refusals};
+use crate::environment::Environment;
+use crate::error::{Failure, Kind};
+use crate::protocol::keyring::{self, Entry, Get, HELP, Invocation, USAGE, is_our_username, parse, render};
+use crate::registry::{Hosts, Rejection};
+use crate::sys;
+
+/// Runs with the arguments behind the name.
+pub(super) fn run(arguments: &[OsString]) -> ExitCode {
+    let invocation = match parse(arguments) {
+        Ok(invocation) => invocation,
+        Err(keyring::UsageError(problem)) => {
+            let text = format!("{USAGE}keyring: error: {problem}\n");
+            let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), text.as_bytes());
+            return ExitCode::from(2);
+        }
+    };
+    sys::harden();
+    let call = Call { arguments, environment: Environment::capture() };
+    match call.answer(invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(End::Silent) => NOTHING,
+        Err(End::Said(failure)) => {
+            terminal::whisper(&failure.one_line());
+            NOTHING
+        }
+    }
+}
+
+struct Call<'a> {
+    arguments: &'a [OsString],
+    environment: Environment,
+}
+
+/// How a call ends that gives nothing.
+enum End {
+    Silent,
+    Said(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Said(failure)
+    }
+}
+
+impl Call<'_> {
+    fn answer(self, invocation: Invocation) -> Result<(), End> {
+        match invocation {
+            Invocation::Help => print(&format!("{USAGE}{HELP}"))?,
+            Invocation::ListBackends => print("valetkey.Keyring (priority: 9)\n")?,
+            Invocation::Diagnose => self.diagnose()?,
+            Invocation::Get(get) => self.get(&get)?,
+            Invocation::Set(entry) => return Err(self.refuse_change(&entry, STORE)),
+            Invocation::Delete(entry) => return Err(self.refuse_change(&entry, DELETE)),
+            Invocation::OtherBackend => {
+                let text = "valetkey has no other backends";
+                return Err(self.pass_on().unwrap_or_else(|| Failure::new(Kind::Usage, text).into()));
+            }
+            Invocation::Disable => {
+                let text = "valetkey cannot be switched off here";
+                let hint = "set PIP_KEYRING_PROVIDER=disabled, or take it off PATH";
+                return Err(Failure::new(Kind::Usage, text).with_hint(hint).into());
+            }
+            Invocation::PrintCompletion => {
+                let text = "completions come from `valetkey completions SHELL`";
+                return Err(Failure::new(Kind::Usage, text).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, get: &Get) -> Result<(), End> {
+        // A service that is not text is nobody's URL.
+        let Some(service) = get.service.to_str() else { return Err(self.pass_on().unwrap_or(End::Silent)) };
+        let client = Client::new(self.environment.clone(), None)?;
+        let asker = sys::parent_identity();
+        let registry = match Hosts::new(&client.config.registries).resolve(service) {
+            Ok(registry) => registry,
+            Err(Rejection::NotOurs) => return Err(self.pass_on().unwrap_or(End::Silent)),
+            Err(Rejection::Insecure { host, reason }) => {
+                if let Some(asker) = &asker {
+                    refusals::remember(&client.paths, asker, &host);
+                }
+                let failure = Failure::new(Kind::Refused, format!("no token for {host} this way: {reason}"));
+                return Err(failure.with_hint(format!("use https://{host}/")).into());
+            }
+        };
+        if !is_our_username(get.username.as_deref()) {
+            let name = get.username.as_deref().unwrap_or_default().to_string_lossy();
+            return Err(self.pass_on().unwrap_or_else(|| other_username(&registry.host, &name).into()));
+        }
+        let bare = !service.contains("://");
+        let host = registry.host.split(':').next().unwrap_or_default();
+        if bare && asker.as_deref().is_some_and(|asker| refusals::is_remembered(&client.paths, asker, host)) {
+            let text = format!("no token for {host}: a URL with this host was refused to this program just now");
+            return Err(Failure::new(Kind::Refused, text).with_hint(format!("use https://{host}/")).into());
+        }
+        let got = client.credential(Ask { asker, ..Ask::new(service) })?;
+        if let Some(warning) = got.warning {
+            terminal::whisper(&format!("warning: {}", warning.one_line()));
+        }
+        print(&render(get, &got.credential))?;
+        Ok(())
+    }
+
+    /// There is nothing to store. For services that are not ours another keyring may know better.
+    fn refuse_change(&self, entry: &Entry, text: &str) -> End {
+        let ours = Client::new(self.environment.clone(), None).is_ok_and(|client| {
+            let hosts = Hosts::new(&client.config.registries);
+            entry.service.to_str().is_some_and(|service| hosts.resolve(service) != Err(Rejection::NotOurs))
+        });
+        let passed = if ours { None } else { self.pass_on() };
+        passed.unwrap_or_else(|| Failure::new(Kind::Refused, text).into())
+    }
+
+    fn diagnose(&self) -> Result<(), End> {
+        let paths = crate::paths::Paths::new(&self.environment);
+        let show = |path: Option<std::path::PathBuf>| path.map_or("-".to_owned(), |path| path.display().to_string());
+        let config = show(paths.configuration.map(|directory| directory.join("config.toml")));
+        print(&format!("config path: {config}\ndata root: {}\n", show(paths.state)))?;
+        Ok(())
+    }
+
+    /// Becomes the next keyring. Returns only where there is none, or it cannot be run.
+    fn pass_on(&self) -> Option<End> {
+        let failure = delegate::to_next_keyring(self.arguments, &self.environment)?;
+        Some(End::Said(failure))
+    }
+}
+
+/// The exit code of the real `keyring` for "no such password".
+const NOTHING: ExitCode = ExitCode::FAILURE;
+const STORE: &str = "valetkey stores no passwords: access tokens are made when asked for";
+const DELETE: &str = "valetkey stores no passwords, so there is none to delete";

@@ -1,0 +1,85 @@
+//! What a person sees: errors in one form, colour where it is wanted, and a sign of life while something is slow.
+
+use std::io::{IsTerminal, Write};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::environment::Environment;
+use crate::error::Failure;
+
+/// Prints a failure on standard error: `error: …`, `caused by: …`, `hint: …`.
+pub(super) fn report(failure: &Failure) {
+    let mut stderr = std::io::stderr().lock();
+    let mut text = format!("{} {}\n", paint(&stderr, RED, "error:"), failure.message);
+    for cause in &failure.causes {
+        text.push_str(&format!("{} {cause}\n", paint(&stderr, RED, "caused by:")));
+    }
+    if let Some(hint) = &failure.hint {
+        text.push_str(&format!("{} {hint}\n", paint(&stderr, CYAN, "hint:")));
+    }
+    // Where standard error is gone there is nobody to tell.
+    let _ = stderr.write_all(text.as_bytes());
+}
+
+/// Prints one line on standard error, for the helper protocols.
+pub(super) fn whisper(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "valetkey: {text}");
+}
+
+/// A word in colour, where the stream is a terminal and nobody objects.
+pub(super) fn paint(stream: &impl IsTerminal, colour: &str, text: &str) -> String {
+    if is_lively(stream) { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Whether a person watches a stream and has not asked for plain text.
+fn is_lively(stream: &impl IsTerminal) -> bool {
+    let environment = Environment::capture();
+    stream.is_terminal()
+        && environment.get("NO_COLOR").is_none()
+        && environment.get("TERM").is_none_or(|terminal| terminal != "dumb")
+}
+
+/// A sign of life on anything slower than half a second, for a person at a terminal only.
+#[derive(Debug)]
+pub(super) struct Spinner(Option<(Sender<()>, JoinHandle<()>)>);
+
+impl Spinner {
+    pub(super) fn start(text: &'static str) -> Self {
+        if !is_lively(&std::io::stderr()) {
+            return Self(None);
+        }
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new().name("spinner".to_owned()).spawn(move || {
+            let mut wait = Duration::from_millis(500);
+            let mut shown = false;
+            for frame in FRAMES.iter().cycle() {
+                if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+                let _ = write!(std::io::stderr().lock(), "\r{frame} {text}");
+                shown = true;
+                wait = Duration::from_millis(100);
+            }
+            if shown {
+                let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+            }
+        });
+        Self(thread.ok().map(|thread| (stop, thread)))
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.0.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+pub(super) const RED: &str = "1;31";
+pub(super) const GREEN: &str = "32";
+pub(super) const YELLOW: &str = "33";
+pub(super) const CYAN: &str = "36";
+const FRAMES: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];

@@ -1,0 +1,333 @@
+//! A sandbox for one test: its own HOME, XDG directories, PATH, socket and stand-in, and an empty environment,
+//! since the machine may carry a real gcloud, TLS variables and a pip configuration.
+//!
+//! Everything that a program says in a sandbox is kept, and when the sandbox goes, all of it and every file that
+//! valetkey left behind is searched for every secret that the stand-in ever gave out.
+
+#![allow(dead_code, reason = "each test target uses a part")]
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::stand_in::{Options, StandIn};
+
+/// See the module.
+pub struct Sandbox {
+    pub google: StandIn,
+    top: TempDir,
+    said: Mutex<Vec<u8>>,
+    /// Switched off by tests whose own files hold secrets on purpose.
+    pub hunts_leaks: bool,
+}
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Sandbox {
+    /// A home with a configuration that names the stand-in, and `keyring` on PATH. No credential yet.
+    pub fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub fn with(options: Options) -> Self {
+        let top = tempfile::Builder::new().prefix("vk").tempdir().expect("a directory");
+        let google = StandIn::start(options);
+        let sandbox = Self { google, top, said: Mutex::default(), hunts_leaks: true };
+        for directory in ["home", "run", "bin", "tmp"] {
+            fs::DirBuilder::new().mode(0o700).create(sandbox.path(directory)).expect("a directory");
+        }
+        symlink(VALETKEY, sandbox.path("bin/valetkey")).expect("a link");
+        symlink(VALETKEY, sandbox.path("bin/keyring")).expect("a link");
+        fs::write(sandbox.path("ca.pem"), sandbox.google.ca_pem()).expect("a file");
+        sandbox.configure("");
+        sandbox
+    }
+
+    /// Writes the configuration that names the stand-in, with `more` behind it.
+    pub fn configure(&self, more: &str) {
+        let (ca, origin, port) = (self.path("ca.pem"), self.google.origin(), self.google.port());
+        let text = format!(
+            "extra_ca = {ca:?}\n[endpoints]\ntoken = \"{origin}/token\"\n[[registry]]\nhost = \"localhost:{port}\"\n{more}"
+        );
+        self.write("home/.config/valetkey/config.toml", &text);
+    }
+
+    /// A path below the sandbox's directory.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.top.path().join(below)
+    }
+
+    /// Writes a file that only this user can read, with the directories above it.
+    pub fn write(&self, below: &str, text: &str) -> PathBuf {
+        let path = self.path(below);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+        fs::write(&path, text).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
+        path
+    }
+
+    /// Puts a script on PATH.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.write(&format!("bin/{name}"), text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+        path
+    }
+
+    /// Signs a user in, as gcloud would: the identity for which a daemon starts.
+    pub fn sign_in(&self) -> PathBuf {
+        self.write(ADC, &self.google.authorized_user("developer@acme.example"))
+    }
+
+    /// A service account's key: an identity for which no daemon starts.
+    pub fn service_account(&self) -> PathBuf {
+        self.write("home/key.json", &self.google.service_account_key("builder@acme.iam.gserviceaccount.com"))
+    }
+
+    /// The private index.
+    pub fn index(&self) -> String {
+        self.google.index_url("acme", "private")
+    }
+
+    /// The index with the user name in it, as pip before 26.2 needs it.
+    pub fn index_with_user(&self) -> String {
+        self.index().replace("https://", "https://oauth2accesstoken@")
+    }
+
+    pub fn runtime(&self) -> PathBuf {
+        self.path("run/valetkey")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/valetkey/valetkey.sock")
+    }
+
+    /// The log of a daemon that started by itself.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("home/.local/state/valetkey/daemon.log")).unwrap_or_default()
+    }
+
+    /// A command in the sandbox's environment.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("HOME", self.path("home"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env("TMPDIR", self.path("tmp"))
+            .env("PATH", self.path("bin"))
+            .env("LANG", "C.UTF-8")
+            .current_dir(self.path("home"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn valetkey(&self) -> Command {
+        self.command(VALETKEY)
+    }
+
+    /// `keyring` with these arguments.
+    pub fn keyring<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = self.command(self.path("bin/keyring"));
+        command.args(arguments);
+        command
+    }
+
+    /// The plainest question of all.
+    pub fn get(&self) -> Command {
+        self.keyring([OsString::from("get"), self.index().into(), "oauth2accesstoken".into()])
+    }
+
+    /// Runs a command to its end, which it must reach by itself within half a minute.
+    pub fn run(&self, command: &mut Command) -> Run {
+        let start = Instant::now();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
+        let run = finish(child, start, Duration::from_secs(30));
+        self.hear(run.stderr.as_bytes());
+        if run.code != Some(0) {
+            self.hear(run.stdout.as_bytes());
+        }
+        run
+    }
+
+    /// Starts the daemon in the foreground and waits until it serves.
+    pub fn serve(&self) -> Daemon<'_> {
+        self.serve_with(&mut self.valetkey())
+    }
+
+    pub fn serve_with(&self, command: &mut Command) -> Daemon<'_> {
+        let log = self.path("serve.log");
+        let file = fs::OpenOptions::new().append(true).create(true).open(&log).expect("a log");
+        let mut child =
+            command.arg("serve").stdout(Stdio::null()).stderr(file).spawn().expect("a process");
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+            if let Some(status) = child.try_wait().expect("a status") {
+                panic!("the daemon ended with {status}: {}", fs::read_to_string(&log).unwrap_or_default());
+            }
+            assert!(Instant::now() < give_up, "the daemon does not serve");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Daemon { child, sandbox: self, log }
+    }
+
+    /// Waits until something holds.
+    pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let give_up = Instant::now() + Duration::from_secs(15);
+        while !holds() {
+            assert!(Instant::now() < give_up, "{what}: it never came to that");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends the daemon that started by itself, if there is one.
+    pub fn stop(&self) {
+        if self.socket().exists() {
+            let _ = self.run(self.valetkey().arg("stop"));
+        }
+    }
+
+    /// Keeps what a program said, for the leak hunt.
+    pub fn hear(&self, bytes: &[u8]) {
+        self.said.lock().expect("a lock").extend_from_slice(bytes);
+    }
+
+    /// Searches everything that was said and left behind for every secret there is.
+    pub fn hunt(&self) {
+        let mut places: Vec<(String, Vec<u8>)> = vec![("output".into(), self.said.lock().expect("a lock").clone())];
+        for below in ["home/.local", "home/.config/valetkey", "home/.cache/valetkey", "run", "tmp", "serve.log"] {
+            collect(&self.path(below), &mut places);
+        }
+        for secret in self.google.secrets().iter().filter(|secret| secret.len() >= 12) {
+            for form in forms(secret) {
+                for (place, bytes) in &places {
+                    assert!(!contains(bytes, form.as_bytes()), "a secret is in {place}: {}…", &secret[..6]);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.stop();
+        if self.hunts_leaks && !std::thread::panicking() {
+            self.hunt();
+        }
+    }
+}
+
+/// A daemon in the foreground. Ends with the value.
+pub struct Daemon<'a> {
+    pub child: Child,
+    sandbox: &'a Sandbox,
+    log: PathBuf,
+}
+
+impl Daemon<'_> {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// As `kill -9`.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn terminate(&mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        self.child.wait().expect("a status")
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            self.kill();
+        }
+        self.sandbox.hear(self.log().as_bytes());
+    }
+}
+
+/// Waits for a process that has its output piped.
+pub fn finish(mut child: Child, start: Instant, patience: Duration) -> Run {
+    let read = |stream: Option<Box<dyn Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(mut stream) = stream {
+                let _ = stream.read_to_end(&mut bytes);
+            }
+            bytes
+        })
+    };
+    let stdout = read(child.stdout.take().map(|it| Box::new(it) as Box<dyn Read + Send>));
+    let stderr = read(child.stderr.take().map(|it| Box::new(it) as Box<dyn Read + Send>));
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a status") {
+            break status;
+        }
+        if start.elapsed() > patience {
+            let _ = child.kill();
+            panic!("the program hangs");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let took = start.elapsed();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
+    let stdout = text(stdout.join().expect("a reader"));
+    let stderr = text(stderr.join().expect("a reader"));
+    Run { code: status.code(), status, stdout, stderr, took }
+}
+
+fn collect(path: &Path, places: &mut Vec<(String, Vec<u8>)>) {
+    let Ok(data) = path.symlink_metadata() else { return };
+    if data.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            collect(&entry.path(), places);
+        }
+    } else if data.is_file() {
+        places.push((path.display().to_string(), fs::read(path).unwrap_or_default()));
+    }
+}
+
+/// A secret as it might turn up: as it is, and as the inside of a base64 text at each of its three offsets.
+fn forms(secret: &str) -> Vec<String> {
+    use base64::Engine;
+    let engine = base64::engine::general_purpose::STANDARD_NO_PAD;
+    let mut forms = vec![secret.to_owned()];
+    for offset in 0..3 {
+        let inside = &secret.as_bytes()[offset..];
+        forms.push(engine.encode(&inside[..inside.len() / 3 * 3]));
+    }
+    let hex = secret.bytes().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    forms.push(hex);
+    forms
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.len() >= needle.len() && haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+pub const VALETKEY: &str = env!("CARGO_BIN_EXE_valetkey");
+/// Where gcloud writes its sign-in, below the sandbox's directory.
+pub const ADC: &str = "home/.config/gcloud/application_default_credentials.json";
