@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn ask_takes_unknown_members_and_caps_the_deadline() {
-        let ask = Ask::from_json(br#"{"url":"h","username":"","colour":"red","deadline_ms":99999999}"#).unwrap();
+        let ask =
+            Ask::from_json(br#"{"url":"h","username":"","colour":"red","deadline_ms":99999999}"#).unwrap();
         assert_eq!((ask.username, ask.deadline), (None, Ask::LONGEST));
     }
 

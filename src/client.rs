@@ -118,13 +118,18 @@ impl Client {
         ask.source.clone().or_else(note)
     }
 
-    fn answer_here(&self, ask: Ask, source: Option<NamedSource>, until: Instant) -> Result<Credential, Failure> {
+    fn answer_here(
+        &self,
+        ask: Ask,
+        source: Option<NamedSource>,
+        until: Instant,
+    ) -> Result<Credential, Failure> {
         let left = until.saturating_duration_since(Instant::now());
         if left < SHORTEST {
             return Err(Failure::new(Kind::Deadline, "the daemon did not answer in time")
                 .with_hint("run `valetkey status`, or `valetkey stop` to start afresh"));
         }
-        fallback::credential(self, Ask { source, deadline: left, ..ask })
+        fallback::credential(self, &Ask { source, deadline: left, ..ask })
     }
 
     fn read_owned(&self, reply: &Reply) -> Result<Got, Failure> {

@@ -252,7 +252,7 @@ fn read(path: &Path) -> Result<Option<String>, ConfigFault> {
 fn parse(path: &Path, text: &str) -> Result<File, ConfigFault> {
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = text.get(..start).unwrap_or_default().matches('\n').count() + 1;
         ConfigFault::Content { path: path.to_owned(), line, message: error.message().to_owned() }
     })
 }
@@ -308,7 +308,8 @@ mod tests {
             parse(Path::new("a"), "[daemon]\nidle = \"10m\"\n[[registry]]\nhost = \"a.test\"\n").unwrap(),
         );
         config.overlay(
-            parse(Path::new("b"), "[daemon]\nidle = \"20m\"\n[[registry]]\nhost = \"b.test:8443\"\n").unwrap(),
+            parse(Path::new("b"), "[daemon]\nidle = \"20m\"\n[[registry]]\nhost = \"b.test:8443\"\n")
+                .unwrap(),
         );
         assert_eq!(config.idle, Duration::from_secs(1200));
         let hosts: Vec<_> = config.registries.iter().map(|registry| registry.host.as_str()).collect();

@@ -85,6 +85,12 @@ pub enum Phase {
     Draining,
 }
 
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon").field("started_by", &self.started_by).finish_non_exhaustive()
+    }
+}
+
 impl Daemon {
     /// A daemon with a first broker.
     ///

@@ -91,9 +91,11 @@ pub fn examine(client: &Client, url: Option<&str>, tell: &mut dyn FnMut(Finding)
 
 fn configuration(client: &Client) -> Finding {
     let files: Vec<_> = client.config.files.iter().map(|file| file.display().to_string()).collect();
-    let files = if files.is_empty() { "no configuration file, defaults".to_owned() } else { files.join(", ") };
+    let files =
+        if files.is_empty() { "no configuration file, defaults".to_owned() } else { files.join(", ") };
     let hosts: Vec<_> = client.config.registries.iter().map(|registry| registry.host.as_str()).collect();
-    let hosts = if hosts.is_empty() { String::new() } else { format!("; further registries: {}", hosts.join(", ")) };
+    let hosts =
+        if hosts.is_empty() { String::new() } else { format!("; further registries: {}", hosts.join(", ")) };
     Finding::fine("config", format!("valetkey {}, {files}{hosts}", env!("CARGO_PKG_VERSION")))
 }
 
@@ -123,9 +125,10 @@ fn socket_and_daemon(client: &Client) -> Vec<Finding> {
             let version = reply.version.unwrap_or_default();
             Finding::fine("daemon", format!("version {version} answers"))
         }
-        Err(Silence::Unreachable(_)) => {
-            Finding::fine("daemon", "not running; it starts when a helper needs it and the identity is a sign-in")
-        }
+        Err(Silence::Unreachable(_)) => Finding::fine(
+            "daemon",
+            "not running; it starts when a helper needs it and the identity is a sign-in",
+        ),
         Err(silence) => Finding::wrong("daemon", &silence.at(&path, "the socket of this user")),
     };
     vec![directory, daemon]
@@ -135,7 +138,10 @@ fn socket_and_daemon(client: &Client) -> Vec<Finding> {
 async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
     let named = match client.locate() {
         Ok((Carrier::Found { .. }, _)) => {
-            return tell(Finding::fine("source", "decided by that daemon; the request below shows whether it works"));
+            return tell(Finding::fine(
+                "source",
+                "decided by that daemon; the request below shows whether it works",
+            ));
         }
         Ok((Carrier::Owner(_), named)) => named,
         Err(_) => return,
@@ -147,7 +153,8 @@ async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
         let request = Request { access: Access::Read, until, force: false };
         match sources.try_candidate(&candidate, request).await {
             Ok(minted) => {
-                let identity = minted.token.identity.as_deref().unwrap_or("an identity that it does not tell");
+                let identity =
+                    minted.token.identity.as_deref().unwrap_or("an identity that it does not tell");
                 let left = between(Clock::system().now(), minted.token.expires).as_secs() / 60;
                 let text = format!("{} gives a token for {identity}, good for {left} min", minted.source);
                 return tell(Finding::fine("source", text));
@@ -167,27 +174,38 @@ async fn network(client: &Client, tell: &mut dyn FnMut(Finding)) {
     let world = &broker.cache().upstream().world;
     let url = world.endpoints.token();
     let until = tokio::time::Instant::now() + Duration::from_secs(6);
-    let way = world.http.proxy_for(url).map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
+    let way =
+        world.http.proxy_for(url).map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
     let answer = match world.http.request(Method::GET, url, &[], until).await {
         Ok(answer) => answer,
         Err(fault) => return tell(Finding::wrong("network", &fault.into())),
     };
     tell(Finding::fine("network", format!("{url} answers over TLS{way}")));
     let theirs = answer.headers.get(DATE).and_then(|date| date.to_str().ok());
-    let Some(theirs) = theirs.and_then(|date| chrono::DateTime::parse_from_rfc2822(date).ok()) else { return };
+    let Some(theirs) = theirs.and_then(|date| chrono::DateTime::parse_from_rfc2822(date).ok()) else {
+        return;
+    };
     let (theirs, ours) = (theirs.into(), Clock::system().now());
     let apart = between(theirs, ours).max(between(ours, theirs));
     tell(if apart > Duration::from_secs(60) {
         let text = format!("this machine's clock is {} s away from Google's", apart.as_secs());
         let failure = Failure::new(Kind::Local, text);
-        Finding::wrong("clock", &failure.with_hint("set the clock: Google refuses signatures from another time"))
+        Finding::wrong(
+            "clock",
+            &failure.with_hint("set the clock: Google refuses signatures from another time"),
+        )
     } else {
         Finding::fine("clock", "agrees with Google's")
     });
 }
 
 /// Asks the registry as pip would.
-async fn request(client: &Client, url: &str, host: &str, credential: &Credential) -> Result<Finding, Failure> {
+async fn request(
+    client: &Client,
+    url: &str,
+    host: &str,
+    credential: &Credential,
+) -> Result<Finding, Failure> {
     let full = if url.contains("://") { url.to_owned() } else { format!("https://{url}/") };
     let mut parsed = url::Url::parse(&full)
         .map_err(|error| Failure::new(Kind::Usage, "this URL cannot be asked").with_cause(error))?;
@@ -216,9 +234,14 @@ async fn request(client: &Client, url: &str, host: &str, credential: &Credential
         ),
         403 => Finding::wrong(
             "request",
-            &Failure::new(Kind::Upstream, format!("{seen}: the identity above may not read there, or there is no such repository"))
-                .with_hint("ask for the role roles/artifactregistry.reader on the repository"),
+            &Failure::new(
+                Kind::Upstream,
+                format!("{seen}: the identity above may not read there, or there is no such repository"),
+            )
+            .with_hint("ask for the role roles/artifactregistry.reader on the repository"),
         ),
-        _ => Finding::wrong("request", &Failure::new(Kind::Upstream, seen).with_hint("try again in a moment")),
+        _ => {
+            Finding::wrong("request", &Failure::new(Kind::Upstream, seen).with_hint("try again in a moment"))
+        }
     })
 }

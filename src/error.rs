@@ -118,7 +118,14 @@ pub struct Failure {
 impl Failure {
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), causes: Vec::new(), hint: None, transient: false, retry_after: None }
+        Self {
+            kind,
+            message: message.into(),
+            causes: Vec::new(),
+            hint: None,
+            transient: false,
+            retry_after: None,
+        }
     }
 
     #[must_use]

@@ -113,7 +113,8 @@ impl Paths {
 fn runtime_directory(environment: &Environment) -> PathBuf {
     let uid = sys::own_uid();
     let announced = environment.path("XDG_RUNTIME_DIR").filter(|path| path.is_absolute());
-    let candidates = announced.map_or_else(|| vec![PathBuf::from(format!("/run/user/{uid}"))], |path| vec![path]);
+    let candidates =
+        announced.map_or_else(|| vec![PathBuf::from(format!("/run/user/{uid}"))], |path| vec![path]);
     candidates
         .into_iter()
         .filter(|path| path.metadata().is_ok_and(|data| data.is_dir() && data.uid() == uid))

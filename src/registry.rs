@@ -76,7 +76,8 @@ impl Hosts {
             return Err(Rejection::Insecure { host: host.to_owned(), reason });
         }
         let repository = repository(path);
-        let upload = scheme.is_some() && format == Format::Python && repository.as_ref().is_some_and(|it| it.exact);
+        let upload =
+            scheme.is_some() && format == Format::Python && repository.as_ref().is_some_and(|it| it.exact);
         Ok(Registry {
             host: name,
             format,
@@ -88,7 +89,8 @@ impl Hosts {
     /// Whether host and port are exactly one that may see a token.
     fn admit(&self, host: &str, port: Option<&str>) -> Result<(String, Format), Rejection> {
         let secure = matches!(port, None | Some("443"));
-        let elsewhere = Rejection::Insecure { host: host.to_owned(), reason: "it is not the registry's own port" };
+        let elsewhere =
+            Rejection::Insecure { host: host.to_owned(), reason: "it is not the registry's own port" };
         if let Some(format) = google_format(host) {
             return if secure { Ok((host.to_owned(), format)) } else { Err(elsewhere) };
         }
@@ -319,7 +321,8 @@ mod tests {
             .iter()
             .any(|format| {
                 let rest = host.strip_suffix(".pkg.dev");
-                let plain = rest.and_then(|rest| rest.strip_suffix(format)).and_then(|it| it.strip_suffix('-'));
+                let plain =
+                    rest.and_then(|rest| rest.strip_suffix(format)).and_then(|it| it.strip_suffix('-'));
                 let regional = rest
                     .and_then(|rest| rest.strip_suffix(".rep"))
                     .and_then(|rest| rest.strip_prefix(format))
@@ -327,19 +330,50 @@ mod tests {
                 plain.or(regional).is_some_and(|location| !location.is_empty() && !location.contains('.'))
             });
         let gcr = ["gcr.io", "us.gcr.io", "eu.gcr.io", "asia.gcr.io"].contains(&host);
-        (google || gcr) && port == 443
-            || host == "packages.corp.test" && port == 443
-            || host == "localhost" && port == 8443
+        (google || gcr || host == "packages.corp.test") && port == 443 || host == "localhost" && port == 8443
     }
 
     fn hostile() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
-            Just("https://"), Just("http://"), Just("HTTPS://"), Just("//"), Just(":"), Just("/"), Just("@"),
-            Just("\\"), Just("?"), Just("#"), Just("."), Just("%2e"), Just("%40"), Just("%00"), Just("\u{0}"),
-            Just("\t"), Just("\n"), Just(" "), Just("us-python"), Just("pkg.dev"), Just("us-python.pkg.dev"),
-            Just("gcr.io"), Just("evil.test"), Just("evil"), Just("rep"), Just("docker"), Just("443"),
-            Just("8443"), Just("localhost"), Just("packages.corp.test"), Just("xn--"), Just("\u{3002}"),
-            Just("\u{ff0e}"), Just("\u{ad}"), Just("\u{212a}"), Just("["), Just("]"), Just("-"), Just("user"),
+            Just("https://"),
+            Just("http://"),
+            Just("HTTPS://"),
+            Just("//"),
+            Just(":"),
+            Just("/"),
+            Just("@"),
+            Just("\\"),
+            Just("?"),
+            Just("#"),
+            Just("."),
+            Just("%2e"),
+            Just("%40"),
+            Just("%00"),
+            Just("\u{0}"),
+            Just("\t"),
+            Just("\n"),
+            Just(" "),
+            Just("us-python"),
+            Just("pkg.dev"),
+            Just("us-python.pkg.dev"),
+            Just("gcr.io"),
+            Just("evil.test"),
+            Just("evil"),
+            Just("rep"),
+            Just("docker"),
+            Just("443"),
+            Just("8443"),
+            Just("localhost"),
+            Just("packages.corp.test"),
+            Just("xn--"),
+            Just("\u{3002}"),
+            Just("\u{ff0e}"),
+            Just("\u{ad}"),
+            Just("\u{212a}"),
+            Just("["),
+            Just("]"),
+            Just("-"),
+            Just("user"),
         ];
         proptest::collection::vec(piece, 0..9).prop_map(|pieces| pieces.concat())
     }

@@ -67,12 +67,30 @@ struct State {
 struct Entry {
     token: Option<Arc<Minted>>,
     flight: Option<Flight>,
-    failure: Option<(Failure, Instant)>,
+    failure: Option<Remembered>,
     /// No refresh before this moment: the last one brought the same expiry, or failed.
     rest_until: Option<Instant>,
     forced: Option<Instant>,
     stamps: Vec<Option<Stamp>>,
     stamped: Option<Instant>,
+}
+
+/// A failure that is given to further askers for a while.
+#[derive(Debug)]
+struct Remembered {
+    failure: Failure,
+    over: Instant,
+    /// How long the source had been given.
+    patience: Duration,
+}
+
+impl Remembered {
+    /// Whether it speaks for an ask that has until then. That one asker's time was over says nothing to another
+    /// who has more.
+    fn counts(&self, now: Instant, until: Instant) -> bool {
+        let more_time = until.saturating_duration_since(now) > self.patience + BRIEFLY / 4;
+        now < self.over && !(self.failure.kind == Kind::Deadline && more_time)
+    }
 }
 
 type Outcome = Result<Arc<Minted>, Failure>;
@@ -89,7 +107,11 @@ enum Step {
     Give(Arc<Minted>),
     Fail(Failure),
     /// Wait for the flight, until the moment given, and take the old token where it brings nothing.
-    Wait { flight: Flight, until: Instant, old: Option<Arc<Minted>> },
+    Wait {
+        flight: Flight,
+        until: Instant,
+        old: Option<Arc<Minted>>,
+    },
 }
 
 impl<U: Upstream> Cache<U> {
@@ -167,7 +189,8 @@ impl<U: Upstream> Cache<U> {
         let mut state = inner.state();
         state.make_room();
         let refused = asker.and_then(|asker| state.given.get(asker).copied());
-        let entry = state.entries.entry(key.clone()).or_default();
+        let State { entries, tasks, .. } = &mut *state;
+        let entry = entries.entry(key.clone()).or_default();
         entry.notice_change(&inner.upstream, key, now);
         let token = entry.token.clone().filter(|minted| Age::of(&minted.token, time) < Age::Dead);
         let age = token.as_ref().map_or(Age::Dead, |minted| Age::of(&minted.token, time));
@@ -186,25 +209,24 @@ impl<U: Upstream> Cache<U> {
         let resting = entry.rest_until.is_some_and(|rest| now < rest) && !refused;
         match (&token, &entry.failure) {
             (Some(token), _) if resting => return Step::Give(token.clone()),
-            (None, Some((failure, over))) if now < *over => return Step::Fail(failure.clone()),
+            (None, Some(past)) if past.counts(now, until) => return Step::Fail(past.failure.clone()),
             _ => {}
         }
         let running = entry.flight.clone().filter(|flight| flight.landing.has_changed().is_ok());
-        let flight = match running {
-            Some(flight) => flight,
-            None => {
-                if refused {
-                    entry.forced = Some(now);
-                }
-                let (sender, landing) = watch::channel(None);
-                let flight = Flight { landing, until };
-                entry.flight = Some(flight.clone());
-                inner.flights.fetch_add(1, Ordering::Relaxed);
-                let request = Request { access: key.access, until, force: refused };
-                state.tasks.spawn(fly(Arc::clone(inner), key.clone(), request, sender));
-                flight
+        let flight = running.unwrap_or_else(|| {
+            if refused {
+                entry.forced = Some(now);
             }
-        };
+            let (sender, landing) = watch::channel(None);
+            let flight = Flight { landing, until };
+            entry.flight = Some(flight.clone());
+            inner.flights.fetch_add(1, Ordering::Relaxed);
+            // The source ends first, so that the asker hears what it says.
+            let landing_by = until.checked_sub(LANDING).unwrap_or(until);
+            let request = Request { access: key.access, until: landing_by, force: refused };
+            tasks.spawn(fly(Arc::clone(inner), key.clone(), request, sender));
+            flight
+        });
         let wait = if age == Age::Aging && !refused { until.min(now + PATIENCE) } else { until };
         Step::Wait { flight, until: wait, old: token }
     }
@@ -258,6 +280,7 @@ async fn fly<U: Upstream>(
     request: Request,
     landing: watch::Sender<Option<Outcome>>,
 ) {
+    let patience = request.until.saturating_duration_since(Instant::now());
     let outcome = inner.upstream.mint(key.named.as_ref(), request).await.map(Arc::new);
     let now = Instant::now();
     {
@@ -282,7 +305,7 @@ async fn fly<U: Upstream>(
                 let rest = failure.retry_after.unwrap_or(if failure.transient { BRIEFLY } else { A_WHILE });
                 let over = now + rest.min(LEAVE_ALONE);
                 entry.rest_until = Some(over);
-                entry.failure = Some((failure.clone(), over));
+                entry.failure = Some(Remembered { failure: failure.clone(), over, patience });
             }
         }
     }
@@ -306,7 +329,12 @@ async fn landed(mut flight: Flight, until: Instant) -> Option<Outcome> {
 const BRIEFLY: Duration = Duration::from_secs(2);
 /// How long one that will not is.
 const A_WHILE: Duration = Duration::from_secs(10);
+/// What the way from a source to its asker may take.
+const LANDING: Duration = Duration::from_millis(150);
 /// How often the files behind a source are looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const MOST_ASKERS: usize = 4096;
 const MOST_ENTRIES: usize = 256;
+
+#[cfg(test)]
+mod tests;

@@ -107,7 +107,11 @@ impl Sources {
             Some(NamedSource::Metadata { host }) => vec![Candidate::Metadata(host.clone())],
             Some(NamedSource::GcloudDirectory { path }) => {
                 let variables = path.to_str().map(|text| ("CLOUDSDK_CONFIG".to_owned(), text.to_owned()));
-                vec![file(path), Candidate::Gcloud(variables.into_iter().collect()), Candidate::Metadata(None)]
+                vec![
+                    file(path),
+                    Candidate::Gcloud(variables.into_iter().collect()),
+                    Candidate::Metadata(None),
+                ]
             }
             None => self
                 .gcloud
@@ -122,15 +126,19 @@ impl Sources {
     ///
     /// # Errors
     /// Absent, or why it fails.
-    pub async fn try_candidate(&self, candidate: &Candidate, request: Request) -> Result<Minted, SourceFault> {
+    pub async fn try_candidate(
+        &self,
+        candidate: &Candidate,
+        request: Request,
+    ) -> Result<Minted, SourceFault> {
         let world = &self.world;
         let token = match candidate {
-            Candidate::File(path) => self.from_file(path, request).await?,
+            Candidate::File(path) => self.read_and_mint(path, request).await?,
             Candidate::ApplicationDefault(path) => {
                 if Stamp::of(path).is_none() && !path.is_symlink() {
                     return Err(SourceFault::Absent(format!("there is no {}", path.display())));
                 }
-                self.from_file(path, request).await?
+                self.read_and_mint(path, request).await?
             }
             Candidate::Gcloud(variables) => gcloud::mint(world, variables, request).await?,
             Candidate::Metadata(host) => metadata::mint(world, host.as_deref(), request).await?,
@@ -138,19 +146,22 @@ impl Sources {
         Ok(Minted { token, source: candidate.describe() })
     }
 
-    async fn from_file(&self, path: &Path, request: Request) -> Result<crate::secret::AccessToken, SourceFault> {
+    async fn read_and_mint(
+        &self,
+        path: &Path,
+        request: Request,
+    ) -> Result<crate::secret::AccessToken, SourceFault> {
         let (file, endpoints) = (path.to_owned(), self.world.endpoints.clone());
         let read = tokio::task::spawn_blocking(move || CredentialFile::read(&file, &endpoints));
         // A file system that does not answer is a hang like any other.
-        let credential = match tokio::time::timeout_at(request.until, read).await {
-            Ok(Ok(credential)) => credential?,
-            Ok(Err(_)) | Err(_) => {
-                let problem = "cannot be read in time".to_owned();
-                return Err(SourceFault::Malformed { path: path.to_owned(), problem });
-            }
+        let Ok(Ok(credential)) = tokio::time::timeout_at(request.until, read).await else {
+            let problem = "cannot be read in time".to_owned();
+            return Err(SourceFault::Malformed { path: path.to_owned(), problem });
         };
-        match credential {
-            CredentialFile::ServiceAccount(key) => service_account::mint(&self.world, &key, path, request).await,
+        match credential? {
+            CredentialFile::ServiceAccount(key) => {
+                service_account::mint(&self.world, &key, path, request).await
+            }
             CredentialFile::AuthorizedUser(user) => user::mint(&self.world, &user, request).await,
         }
     }
@@ -191,7 +202,6 @@ impl Upstream for Sources {
         files.iter().map(|file| Stamp::of(file)).collect()
     }
 }
-
 
 /// A credential file, `gcloud` or `metadata`.
 pub const CREDENTIAL: &str = "VALETKEY_CREDENTIAL";
@@ -236,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_relative_path_is_that_of_the_asking_process() {
-        let Some(NamedSource::File { path }) = named_by(&[("GOOGLE_APPLICATION_CREDENTIALS", "k.json")]) else {
+        let Some(NamedSource::File { path }) = named_by(&[("GOOGLE_APPLICATION_CREDENTIALS", "k.json")])
+        else {
             panic!("file")
         };
         assert!(path.is_absolute() && path.ends_with("k.json"));

@@ -52,6 +52,7 @@ const DYING: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {
+    use super::Age::{Aging, Dead, Dying, Fresh};
     use super::*;
     use crate::secret::Secret;
 
@@ -66,16 +67,13 @@ mod tests {
     #[test]
     fn an_hour_is_fresh_then_aging_then_dying_then_dead() {
         let ages = [0, 1799, 1801, 3299, 3301, 3599, 3600, 9999].map(|elapsed| age(3600, elapsed));
-        use Age::{Aging, Dead, Dying, Fresh};
         assert_eq!(ages, [Fresh, Fresh, Aging, Aging, Dying, Dying, Dead, Dead]);
     }
 
     #[test]
     fn short_tokens_are_not_dying_from_birth() {
-        assert_eq!([0, 59, 61, 91, 120].map(|elapsed| age(120, elapsed)), {
-            use Age::{Aging, Dead, Dying, Fresh};
-            [Fresh, Fresh, Aging, Dying, Dead]
-        });
+        let ages = [0, 59, 61, 91, 120].map(|elapsed| age(120, elapsed));
+        assert_eq!(ages, [Fresh, Fresh, Aging, Dying, Dead]);
     }
 
     #[test]

@@ -32,7 +32,9 @@ pub(super) fn reload(environment: Environment) -> Result<ExitCode, Failure> {
 pub(super) fn control(client: &Client, method: &str, target: &str) -> Result<Reply, Failure> {
     let until = Instant::now() + Duration::from_secs(5);
     let reply = match client.locate()?.0 {
-        Carrier::Found { path, by } => call(&path, method, target, until).map_err(|silence| silence.at(&path, by)),
+        Carrier::Found { path, by } => {
+            call(&path, method, target, until).map_err(|silence| silence.at(&path, by))
+        }
         Carrier::Owner(path) => call_own(&path, method, target, until).map_err(|silence| match silence {
             Silence::Unreachable(_) => Failure::new(Kind::NotFound, "no daemon is running"),
             silence => silence.at(&path, "the socket of this user"),

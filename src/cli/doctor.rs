@@ -10,7 +10,11 @@ use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::sys;
 
-pub(super) fn run(environment: Environment, credential: Option<PathBuf>, url: Option<&str>) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    environment: Environment,
+    credential: Option<PathBuf>,
+    url: Option<&str>,
+) -> Result<ExitCode, Failure> {
     sys::harden();
     let client = Client::new(environment, credential)?;
     let mut worst = Level::Fine;
@@ -35,7 +39,8 @@ fn show(finding: &Finding) -> String {
     let mark = terminal::paint(&stdout, colour, mark);
     let mut text = format!("{mark} {:<8} {}\n", finding.step, finding.text);
     if let Some(hint) = &finding.hint {
-        text.push_str(&format!("              {} {hint}\n", terminal::paint(&stdout, terminal::CYAN, "→")));
+        let arrow = terminal::paint(&stdout, terminal::CYAN, "→");
+        text += &format!("              {arrow} {hint}\n");
     }
     text
 }

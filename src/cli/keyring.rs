@@ -104,7 +104,8 @@ impl Call<'_> {
         let bare = !service.contains("://");
         let host = registry.host.split(':').next().unwrap_or_default();
         if bare && asker.as_deref().is_some_and(|asker| refusals::is_remembered(&client.paths, asker, host)) {
-            let text = format!("no token for {host}: a URL with this host was refused to this program just now");
+            let text =
+                format!("no token for {host}: a URL with this host was refused to this program just now");
             return Err(Failure::new(Kind::Refused, text).with_hint(format!("use https://{host}/")).into());
         }
         let got = client.credential(Ask { asker, ..Ask::new(service) })?;
@@ -127,7 +128,8 @@ impl Call<'_> {
 
     fn diagnose(&self) -> Result<(), End> {
         let paths = crate::paths::Paths::new(&self.environment);
-        let show = |path: Option<std::path::PathBuf>| path.map_or("-".to_owned(), |path| path.display().to_string());
+        let show =
+            |path: Option<std::path::PathBuf>| path.map_or("-".to_owned(), |path| path.display().to_string());
         let config = show(paths.configuration.map(|directory| directory.join("config.toml")));
         print(&format!("config path: {config}\ndata root: {}\n", show(paths.state)))?;
         Ok(())

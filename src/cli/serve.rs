@@ -37,11 +37,12 @@ pub(super) fn run(started_by_helper: bool) -> Result<ExitCode, Failure> {
     let paths = Paths::new(&environment);
     let config = Config::load(&environment, &paths)?;
     let activated = activation();
-    let started_by = match (started_by_helper, activated.is_empty() && environment.get("NOTIFY_SOCKET").is_none()) {
-        (true, _) => StartedBy::Helper,
-        (false, true) => StartedBy::Operator,
-        (false, false) => StartedBy::Systemd,
-    };
+    let started_by =
+        match (started_by_helper, activated.is_empty() && environment.get("NOTIFY_SOCKET").is_none()) {
+            (true, _) => StartedBy::Helper,
+            (false, true) => StartedBy::Operator,
+            (false, false) => StartedBy::Systemd,
+        };
     let (log, guard) = open_log(started_by, &paths)?;
     start_tracing(log.clone(), config.log);
     let outcome = serve(environment, paths, &config, activated, started_by, log);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{control, print};
+use crate::broker::choice::Candidate;
 use crate::client::{Client, fallback};
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
@@ -13,8 +14,9 @@ use crate::error::{Failure, Kind};
 pub(super) fn run(environment: Environment, as_json: bool) -> Result<ExitCode, Failure> {
     let client = Client::new(environment, None)?;
     let document = match control::control(&client, "GET", "/v1/status") {
-        Ok(reply) => serde_json::from_slice(&reply.body)
-            .map_err(|_| Failure::new(Kind::Local, "the daemon's answer is not one that valetkey understands"))?,
+        Ok(reply) => serde_json::from_slice(&reply.body).map_err(|_| {
+            Failure::new(Kind::Local, "the daemon's answer is not one that valetkey understands")
+        })?,
         Err(failure) if failure.kind == Kind::NotFound => without_daemon(&client)?,
         Err(failure) => return Err(failure),
     };
@@ -27,7 +29,7 @@ fn without_daemon(client: &Client) -> Result<Value, Failure> {
     let (_, named) = client.locate()?;
     let broker = fallback::broker(&client.config, &client.environment, &client.paths, named);
     let sources = broker.cache().upstream().candidates(None);
-    let sources: Vec<_> = sources.iter().map(|candidate| candidate.describe()).collect();
+    let sources: Vec<_> = sources.iter().map(Candidate::describe).collect();
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "protocol": 1,

@@ -13,10 +13,10 @@ pub(super) fn report(failure: &Failure) {
     let mut stderr = std::io::stderr().lock();
     let mut text = format!("{} {}\n", paint(&stderr, RED, "error:"), failure.message);
     for cause in &failure.causes {
-        text.push_str(&format!("{} {cause}\n", paint(&stderr, RED, "caused by:")));
+        text += &format!("{} {cause}\n", paint(&stderr, RED, "caused by:"));
     }
     if let Some(hint) = &failure.hint {
-        text.push_str(&format!("{} {hint}\n", paint(&stderr, CYAN, "hint:")));
+        text += &format!("{} {hint}\n", paint(&stderr, CYAN, "hint:"));
     }
     // Where standard error is gone there is nobody to tell.
     let _ = stderr.write_all(text.as_bytes());

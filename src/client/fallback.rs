@@ -37,10 +37,10 @@ pub fn broker(
 ///
 /// # Errors
 /// What the source says.
-pub fn credential(client: &Client, ask: Ask) -> Result<Credential, Failure> {
+pub fn credential(client: &Client, ask: &Ask) -> Result<Credential, Failure> {
     let broker = broker(&client.config, &client.environment, &client.paths, None);
     let runtime = runtime()?;
-    let outcome = runtime.block_on(broker.credential(&ask, Access::Write));
+    let outcome = runtime.block_on(broker.credential(ask, Access::Write));
     // A look-up of a name cannot be cancelled; it must not hold the helper.
     runtime.shutdown_background();
     outcome.map(|given| given.credential)

@@ -18,7 +18,8 @@ pub fn remember(paths: &Paths, asker: &str, host: &str) {
         return;
     }
     if let Ok(entries) = fs::read_dir(&paths.runtime) {
-        let marks = entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(PREFIX));
+        let marks =
+            entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(PREFIX));
         for mark in marks.filter(|mark| !is_young(&mark.path())) {
             let _ = fs::remove_file(mark.path());
         }

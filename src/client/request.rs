@@ -216,7 +216,12 @@ mod tests {
     use super::*;
 
     fn reply(version: &str, started_by: &str) -> Reply {
-        Reply { status: 200, version: Some(version.into()), started_by: Some(started_by.into()), body: Vec::new() }
+        Reply {
+            status: 200,
+            version: Some(version.into()),
+            started_by: Some(started_by.into()),
+            body: Vec::new(),
+        }
     }
 
     #[test]

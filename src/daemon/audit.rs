@@ -129,7 +129,9 @@ impl Log {
                 (std::mem::take(&mut shared.dropped), shared.closed)
             };
             if dropped > 0 {
-                taken.extend_from_slice(format!("{{\"verdict\":\"lines lost\",\"count\":{dropped}}}\n").as_bytes());
+                taken.extend_from_slice(
+                    format!("{{\"verdict\":\"lines lost\",\"count\":{dropped}}}\n").as_bytes(),
+                );
             }
             // A full disk costs lines, not answers.
             let _ = sink.write(&taken);

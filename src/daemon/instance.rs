@@ -38,7 +38,9 @@ impl Fault for InstanceFault {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Running { .. } => "run `valetkey status`, or `valetkey stop` first".to_owned(),
-            Self::Write { .. } => "make room on that file system, or point XDG_RUNTIME_DIR elsewhere".to_owned(),
+            Self::Write { .. } => {
+                "make room on that file system, or point XDG_RUNTIME_DIR elsewhere".to_owned()
+            }
         })
     }
 }

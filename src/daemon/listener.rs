@@ -71,7 +71,8 @@ impl Connection {
     async fn serve(self, stream: UnixStream, line: Arc<Line>) {
         self.daemon.connections.fetch_add(1, Ordering::Relaxed);
         let peer = Peer::of(&stream);
-        serve_connection(stream, &line, |request| self.routes.answer(&self.daemon, peer.as_ref(), request)).await;
+        serve_connection(stream, &line, |request| self.routes.answer(&self.daemon, peer.as_ref(), request))
+            .await;
     }
 }
 

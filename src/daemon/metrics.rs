@@ -15,13 +15,21 @@ pub fn render(daemon: &Daemon) -> String {
     let mut text = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
         // Writing to a String cannot fail.
-        let _ = write!(text, "# HELP valetkey_{name} {help}\n# TYPE valetkey_{name} {kind}\nvaletkey_{name} {value}\n");
+        let _ = write!(
+            text,
+            "# HELP valetkey_{name} {help}\n# TYPE valetkey_{name} {kind}\nvaletkey_{name} {value}\n"
+        );
     };
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     metric("credentials_given_total", "counter", "Credentials handed out.", load(&counters.given));
     metric("asks_failed_total", "counter", "Asks that ended without a credential.", load(&counters.failed));
     metric("requests_refused_total", "counter", "Requests of peers that may not ask.", load(&daemon.refused));
-    metric("upstream_calls_total", "counter", "Times a source was asked for a token.", broker.cache().flights());
+    metric(
+        "upstream_calls_total",
+        "counter",
+        "Times a source was asked for a token.",
+        broker.cache().flights(),
+    );
     let connections = daemon.connections.load(Ordering::Relaxed) as u64;
     metric("connections", "gauge", "Open connections.", connections);
     metric("tokens_held", "gauge", "Valid tokens in memory.", broker.cache().held().len() as u64);

@@ -14,6 +14,7 @@ use super::peer::Peer;
 use super::{Daemon, metrics};
 use crate::ask::{Access, Ask};
 use crate::broker::Given;
+use crate::broker::choice::Candidate;
 use crate::clock::rfc3339;
 use crate::error::{Failure, Kind};
 use crate::grant::Grant;
@@ -62,7 +63,12 @@ impl Routes {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, daemon: &Arc<Daemon>, peer: Option<&Peer>, request: Request<Incoming>) -> Reply {
+    pub async fn answer(
+        &self,
+        daemon: &Arc<Daemon>,
+        peer: Option<&Peer>,
+        request: Request<Incoming>,
+    ) -> Reply {
         let mut reply = match peer {
             Some(peer) if peer.is_owner() => {
                 daemon.note_request();
@@ -100,7 +106,9 @@ impl Routes {
             Some(Route::Metrics) => reply(StatusCode::OK, METRICS, metrics::render(daemon)),
             Some(Route::Live) => json_reply(json!({"live": true}).to_string()),
             Some(Route::Ready) if daemon.is_ready() => json_reply(json!({"ready": true}).to_string()),
-            Some(Route::Ready) => reply(StatusCode::SERVICE_UNAVAILABLE, "application/json", r#"{"ready":false}"#),
+            Some(Route::Ready) => {
+                reply(StatusCode::SERVICE_UNAVAILABLE, "application/json", r#"{"ready":false}"#)
+            }
             None => problem(&Failure::new(Kind::NotFound, "there is nothing at this path")),
         }
     }
@@ -181,7 +189,8 @@ impl Routes {
 /// The body of `GET /v1/status`. Its shape is documented in README.md and stable; it never holds a secret.
 fn status(daemon: &Daemon) -> serde_json::Value {
     let broker = daemon.broker();
-    let sources: Vec<_> = broker.cache().upstream().candidates(None).iter().map(|it| it.describe()).collect();
+    let sources: Vec<_> =
+        broker.cache().upstream().candidates(None).iter().map(Candidate::describe).collect();
     let tokens: Vec<_> = broker
         .cache()
         .held()

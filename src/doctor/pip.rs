@@ -64,7 +64,8 @@ struct Pip {
 
 fn judge(pip: &Pip, keyring: Option<&Path>, environment: &Environment) -> Finding {
     let (name, scripts) = (format!("pip {}", pip.text), pip.scripts.display());
-    let wrong = |text: String, hint: &str| Finding::wrong("pip", &Failure::new(Kind::Local, text).with_hint(hint));
+    let wrong =
+        |text: String, hint: &str| Finding::wrong("pip", &Failure::new(Kind::Local, text).with_hint(hint));
     if pip.version < (23, 0) {
         let text = format!("{name} can call no program: it only imports Python's keyring");
         return wrong(text, "upgrade it with `python -m pip install --upgrade pip`");
@@ -73,7 +74,8 @@ fn judge(pip: &Pip, keyring: Option<&Path>, environment: &Environment) -> Findin
         return Finding::note("pip", format!("{name} will not find valetkey"), "see the line above");
     };
     if keyring.parent().is_some_and(|directory| directory.starts_with(&pip.scripts)) {
-        let text = format!("{name} passes over {}: it lies in pip's own scripts directory", keyring.display());
+        let text =
+            format!("{name} passes over {}: it lies in pip's own scripts directory", keyring.display());
         return wrong(text, "link it into another directory on PATH as well");
     }
     let provider = environment.text("PIP_KEYRING_PROVIDER");
@@ -148,7 +150,8 @@ mod tests {
     use crate::doctor::Level;
 
     fn verdict(version: &str, imports: bool, keyring: Option<&str>, provider: Option<&str>) -> Level {
-        let pip = parse(&format!("{version}\n/venv/bin\n{}\n", if imports { "True" } else { "False" })).unwrap();
+        let pip =
+            parse(&format!("{version}\n/venv/bin\n{}\n", if imports { "True" } else { "False" })).unwrap();
         let environment = provider.map(|it| ("PIP_KEYRING_PROVIDER", it)).into_iter().collect();
         judge(&pip, keyring.map(Path::new), &environment).level
     }

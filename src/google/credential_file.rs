@@ -45,13 +45,14 @@ impl CredentialFile {
     /// # Errors
     /// When it is missing or cannot be used.
     pub fn read(path: &Path, endpoints: &Endpoints) -> Result<Self, SourceFault> {
-        let text = read_text(path)
-            .map_err(|source| SourceFault::Unreadable { path: path.to_owned(), source })?;
+        let text =
+            read_text(path).map_err(|source| SourceFault::Unreadable { path: path.to_owned(), source })?;
         Self::parse(path, text, endpoints)
     }
 
     fn parse(path: &Path, text: Secret, endpoints: &Endpoints) -> Result<Self, SourceFault> {
-        let malformed = |problem: &str| SourceFault::Malformed { path: path.to_owned(), problem: problem.into() };
+        let malformed =
+            |problem: &str| SourceFault::Malformed { path: path.to_owned(), problem: problem.into() };
         if text.expose().trim().is_empty() {
             return Err(malformed("is empty"));
         }

@@ -36,7 +36,8 @@ pub async fn mint(
     if !output.status.success() {
         return Err(refusal(&output));
     }
-    let nonsense = |problem: &str| SourceFault::Nonsense { what: "gcloud".to_owned(), problem: problem.to_owned() };
+    let nonsense =
+        |problem: &str| SourceFault::Nonsense { what: "gcloud".to_owned(), problem: problem.to_owned() };
     let answer: Answer =
         serde_json::from_slice(&output.stdout).map_err(|_| nonsense("something that is not its JSON"))?;
     let expires = parse_rfc3339(&answer.credential.token_expiry)

@@ -32,7 +32,9 @@ pub async fn mint(world: &World, host: Option<&str>, request: Request) -> Result
     let answer = match answer {
         Ok(answer) => answer,
         Err(_) if !patient => {
-            return Err(SourceFault::Absent("no metadata server answers, so this is no Google machine".to_owned()));
+            return Err(SourceFault::Absent(
+                "no metadata server answers, so this is no Google machine".to_owned(),
+            ));
         }
         Err(fault) => return Err(fault),
     };

@@ -29,10 +29,11 @@ pub async fn exchange(
     for attempt in 0.. {
         let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let answer = world.http.post_form(url, form, until).await;
-        let fault = match answer.map_err(SourceFault::from).and_then(|answer| read(world, &answer, what, remedy)) {
-            Ok(token) => return Ok(token),
-            Err(fault) => fault,
-        };
+        let fault =
+            match answer.map_err(SourceFault::from).and_then(|answer| read(world, &answer, what, remedy)) {
+                Ok(token) => return Ok(token),
+                Err(fault) => fault,
+            };
         let wait = fault.retry_after().unwrap_or(pause);
         if attempt == RETRIES || !fault.is_transient() || Instant::now() + wait >= until {
             return Err(fault);
@@ -62,12 +63,12 @@ struct Refusal {
 fn read(world: &World, answer: &Answer, what: &str, remedy: &str) -> Result<AccessToken, SourceFault> {
     let endpoint = || "the token endpoint".to_owned();
     if answer.status == StatusCode::OK {
-        let parsed: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_| SourceFault::Nonsense {
-            what: endpoint(),
-            problem: "something that is not a token".to_owned(),
+        let parsed: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_| {
+            SourceFault::Nonsense { what: endpoint(), problem: "something that is not a token".to_owned() }
         })?;
         let secret = Secret::new(parsed.access_token);
-        let nonsense = |problem: &str| SourceFault::Nonsense { what: endpoint(), problem: problem.to_owned() };
+        let nonsense =
+            |problem: &str| SourceFault::Nonsense { what: endpoint(), problem: problem.to_owned() };
         let lifetime = lifetime(parsed.expires_in.as_ref())
             .ok_or_else(|| nonsense("a token whose lifetime is missing, zero or unreadable"))?;
         if secret.expose().is_empty() || !secret.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -91,7 +92,8 @@ fn read(world: &World, answer: &Answer, what: &str, remedy: &str) -> Result<Acce
 impl Refusal {
     /// Only a dead credential has a remedy in signing in again; the rest is for an administrator.
     fn into_fault(self, what: &str, remedy: &str) -> SourceFault {
-        let reauthentication = matches!(self.error_subtype.as_deref(), Some("invalid_rapt" | "rapt_required"));
+        let reauthentication =
+            matches!(self.error_subtype.as_deref(), Some("invalid_rapt" | "rapt_required"));
         let description = match self.error_subtype.as_deref() {
             Some(_) if reauthentication => Some("the organisation wants a fresh sign-in".to_owned()),
             _ => self.error_description.map(|text| printable(&text).chars().take(200).collect()),
@@ -107,7 +109,7 @@ fn lifetime(value: Option<&serde_json::Value>) -> Option<Duration> {
     let value = value?;
     let seconds = match value.as_str() {
         Some(text) => text.parse().ok()?,
-        None => value.as_u64().or_else(|| value.as_f64().filter(|it| *it >= 1.0).map(|it| it as u64))?,
+        None => value.as_u64()?,
     };
     (1..=LONGEST_LIFETIME).contains(&seconds).then(|| Duration::from_secs(seconds))
 }
@@ -127,8 +129,9 @@ mod tests {
     fn lifetime_is_a_number_or_a_string_above_zero() {
         assert_eq!(lifetime(Some(&json!(3599))), Some(Duration::from_secs(3599)));
         assert_eq!(lifetime(Some(&json!("3599"))), Some(Duration::from_secs(3599)));
-        assert_eq!(lifetime(Some(&json!(3599.7))), Some(Duration::from_secs(3599)));
-        for wrong in [json!(0), json!(-5), json!("-5"), json!("soon"), json!(null), json!(1e30), json!([])] {
+        for wrong in
+            [json!(0), json!(-5), json!("-5"), json!("soon"), json!(null), json!(0.5), json!(1e30), json!([])]
+        {
             assert_eq!(lifetime(Some(&wrong)), None, "{wrong}");
         }
         assert_eq!(lifetime(None), None);

@@ -27,10 +27,8 @@ pub async fn mint(
     path: &std::path::Path,
     request: Request,
 ) -> Result<AccessToken, SourceFault> {
-    let assertion = assertion(world, key, request).map_err(|problem| SourceFault::Malformed {
-        path: path.to_owned(),
-        problem: problem.to_owned(),
-    })?;
+    let assertion = assertion(world, key, request)
+        .map_err(|problem| SourceFault::Malformed { path: path.to_owned(), problem: problem.to_owned() })?;
     let form = [("grant_type", GRANT), ("assertion", assertion.expose())];
     let what = format!("the key of {}", crate::error::printable(&key.email));
     let remedy = format!(
@@ -59,7 +57,8 @@ fn assertion(world: &World, key: &ServiceAccountKey, request: Request) -> Result
     let mut assertion = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"JWT"}"#);
     assertion.push('.');
     URL_SAFE_NO_PAD.encode_string(claims.to_string(), &mut assertion);
-    let signature = account.signer().sign(assertion.as_bytes()).map_err(|_| "has a private_key that cannot sign")?;
+    let signature =
+        account.signer().sign(assertion.as_bytes()).map_err(|_| "has a private_key that cannot sign")?;
     assertion.push('.');
     URL_SAFE_NO_PAD.encode_string(signature, &mut assertion);
     Ok(Secret::new(assertion))

@@ -110,16 +110,21 @@ impl Fault for SourceFault {
             Self::ForeignEndpoint { url, .. } => Some(format!(
                 "if {url:?} is right, name it as `endpoints.token` in config.toml; else throw the file away"
             )),
-            Self::Unsupported { .. } => {
-                Some("use a service account key, `gcloud auth application-default login`, or gcloud".to_owned())
-            }
+            Self::Unsupported { .. } => Some(
+                "use a service account key, `gcloud auth application-default login`, or gcloud".to_owned(),
+            ),
             Self::OAuth { remedy, .. } | Self::Failed { remedy, .. } => remedy.clone(),
             Self::Nonsense { .. } => Some(
-                "something between this machine and Google answers in its place; run `valetkey doctor`".to_owned(),
+                "something between this machine and Google answers in its place; run `valetkey doctor`"
+                    .to_owned(),
             ),
-            Self::Status { retry_after: Some(wait), .. } => Some(format!("try again in {} s", wait.as_secs())),
+            Self::Status { retry_after: Some(wait), .. } => {
+                Some(format!("try again in {} s", wait.as_secs()))
+            }
             Self::Status { .. } => Some("try again in a moment".to_owned()),
-            Self::Deadline { .. } => Some("run `gcloud config config-helper` to see what it waits for".to_owned()),
+            Self::Deadline { .. } => {
+                Some("run `gcloud config config-helper` to see what it waits for".to_owned())
+            }
             Self::Http(fault) => fault.hint(),
         }
     }

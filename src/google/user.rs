@@ -13,7 +13,11 @@ use crate::secret::AccessToken;
 ///
 /// # Errors
 /// When Google refuses.
-pub async fn mint(world: &World, user: &AuthorizedUser, request: Request) -> Result<AccessToken, SourceFault> {
+pub async fn mint(
+    world: &World,
+    user: &AuthorizedUser,
+    request: Request,
+) -> Result<AccessToken, SourceFault> {
     let form = [
         ("grant_type", "refresh_token"),
         ("client_id", user.client_id.as_str()),

@@ -91,7 +91,9 @@ impl Fault for HttpFault {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Setup(_) => "install the package ca-certificates, or name your CA in SSL_CERT_FILE".to_owned(),
+            Self::Setup(_) => {
+                "install the package ca-certificates, or name your CA in SSL_CERT_FILE".to_owned()
+            }
             Self::Certificate { .. } => {
                 "if a proxy of your company re-signs TLS, name its CA as `extra_ca` in config.toml or in \
                  SSL_CERT_FILE"
@@ -101,7 +103,8 @@ impl Fault for HttpFault {
                 "check the network and HTTPS_PROXY, or run `valetkey doctor`".to_owned()
             }
             Self::Broken { .. } | Self::TooLarge { .. } => {
-                "something between this machine and Google answers in its place; run `valetkey doctor`".to_owned()
+                "something between this machine and Google answers in its place; run `valetkey doctor`"
+                    .to_owned()
             }
             Self::Url(_) => return None,
         })
@@ -267,17 +270,18 @@ async fn finish(
 fn classify(host: &str, error: &hyper_util::client::legacy::Error) -> HttpFault {
     let host = host.to_owned();
     let source = Opaque::of(error);
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(this) = cause {
-        // A failed handshake reaches us wrapped in an io::Error.
-        let inner = this.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = this.downcast_ref::<rustls::Error>().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
-        if let Some(rustls::Error::InvalidCertificate(_)) = tls {
-            return HttpFault::Certificate { host, source };
-        }
-        cause = this.source();
+    if is_distrust(error) {
+        return HttpFault::Certificate { host, source };
     }
     if error.is_connect() { HttpFault::Connect { host, source } } else { HttpFault::Broken { host, source } }
+}
+
+/// Whether a certificate was refused. An `io::Error` hides what it wraps from `source()`, and one may wrap another.
+fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+        || wrapped.is_some_and(|inner| is_distrust(inner))
+        || error.source().is_some_and(is_distrust)
 }
 
 fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {

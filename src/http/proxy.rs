@@ -90,7 +90,10 @@ mod tests {
         let named = [("HTTPS_PROXY", "http://user:hunter2@proxy.test:3128"), ("NO_PROXY", "googleapis.com")];
         assert_eq!(proxy(&named, "https://accounts.google.com/").as_deref(), Some("proxy.test:3128"));
         assert_eq!(proxy(&named, "https://oauth2.googleapis.com/"), None);
-        assert_eq!(proxy(&[("all_proxy", "http://p.test:80")], "https://a.test/").as_deref(), Some("p.test:80"));
+        assert_eq!(
+            proxy(&[("all_proxy", "http://p.test:80")], "https://a.test/").as_deref(),
+            Some("p.test:80")
+        );
         assert_eq!(proxy(&[("HTTP_PROXY", "http://p.test:80")], "https://a.test/"), None);
     }
 }

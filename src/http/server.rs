@@ -133,8 +133,7 @@ pub fn failure_from_problem(body: &[u8]) -> Option<Failure> {
     let mut failure = Failure::new(kind, text("detail")?);
     failure.hint = text("hint");
     let causes = document.get("causes").and_then(|causes| causes.as_array()).cloned().unwrap_or_default();
-    failure.causes =
-        causes.iter().filter_map(|cause| cause.as_str()).map(crate::error::printable).collect();
+    failure.causes = causes.iter().filter_map(|cause| cause.as_str()).map(crate::error::printable).collect();
     Some(failure)
 }
 

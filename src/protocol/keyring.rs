@@ -78,7 +78,7 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, UsageError> {
             Some("--") if !only_positionals => only_positionals = true,
             Some(option) if !only_positionals && option.starts_with("--") => {
                 let (name, inline) = match option.split_once('=') {
-                    Some((name, value)) => (name, Some(value.to_owned())),
+                    Some((name, value)) => (name, Some(value)),
                     None => (option, None),
                 };
                 words.long(name, inline, &mut rest)?;
@@ -141,7 +141,7 @@ impl Words {
     fn long<'a>(
         &mut self,
         name: &str,
-        inline: Option<String>,
+        inline: Option<&str>,
         rest: &mut impl Iterator<Item = &'a OsString>,
     ) -> Result<(), UsageError> {
         let name = complete(name)?;
@@ -151,7 +151,7 @@ impl Words {
         }
         let mut value = || {
             inline
-                .clone()
+                .map(str::to_owned)
                 .or_else(|| rest.next().map(|next| next.to_string_lossy().into_owned()))
                 .ok_or_else(|| UsageError(format!("argument {name}: expected one argument")))
         };
@@ -216,14 +216,11 @@ impl Words {
             .next()
             .ok_or_else(|| UsageError("Specify operation (get, set, del, diagnose).".to_owned()))?;
         let (service, username) = (positionals.next(), positionals.next());
-        let name = match operation.to_str() {
-            Some(name @ ("get" | "set" | "del" | "diagnose")) => name,
-            _ => {
-                let given = operation.to_string_lossy();
-                let choices = "'get', 'set', 'del', 'diagnose'";
-                let text = format!("argument operation: invalid choice: '{given}' (choose from {choices})");
-                return Err(UsageError(text));
-            }
+        let Some(name @ ("get" | "set" | "del" | "diagnose")) = operation.to_str() else {
+            let given = operation.to_string_lossy();
+            let choices = "'get', 'set', 'del', 'diagnose'";
+            let text = format!("argument operation: invalid choice: '{given}' (choose from {choices})");
+            return Err(UsageError(text));
         };
         if positionals.next().is_some() {
             return Err(UsageError(format!("{name} takes a service and a username, and nothing more")));
@@ -289,3 +286,160 @@ const OPTIONS: [&str; 8] = [
     "--output",
     "--print-completion",
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    fn words(line: &[&str]) -> Vec<OsString> {
+        line.iter().map(OsString::from).collect()
+    }
+
+    fn get(service: &str, username: Option<&str>, mode: Mode, output: Output) -> Invocation {
+        Invocation::Get(Get { service: service.into(), username: username.map(Into::into), mode, output })
+    }
+
+    const URL: &str = "https://us-python.pkg.dev/p/r/simple/";
+    const USER: &str = "oauth2accesstoken";
+
+    #[test]
+    fn every_dialect_of_get_is_understood() {
+        use Mode::{Credentials, Password};
+        use Output::{Json, Plain};
+        let table: &[(&[&str], Invocation)] = &[
+            // pip 23.0 to 26.1, uv with a user name
+            (&["get", URL, USER], get(URL, Some(USER), Password, Plain)),
+            // pip from 26.2 on
+            (&["--mode=creds", "--output=json", "get", URL], get(URL, None, Credentials, Json)),
+            (&["--mode=creds", "--output=json", "get", URL, USER], get(URL, Some(USER), Credentials, Json)),
+            // uv without a user name: the option behind the positionals
+            (&["get", URL, "--mode", "creds"], get(URL, None, Credentials, Plain)),
+            // pdm
+            (&["--mode=creds", "get", URL, ""], get(URL, None, Credentials, Plain)),
+            (&["--mode=password", "get", URL, "__token__"], get(URL, Some("__token__"), Password, Plain)),
+            // people, in any order and abbreviated, as argparse allows
+            (&["get", "--mode", "creds", URL, USER], get(URL, Some(USER), Credentials, Plain)),
+            (&["get", URL, "--output", "json", USER], get(URL, Some(USER), Password, Json)),
+            (&["--mod", "creds", "--out=json", "get", URL], get(URL, None, Credentials, Json)),
+            (&["get", URL, "--", USER], get(URL, Some(USER), Password, Plain)),
+            (&["get", "--", "--odd-service", USER], get("--odd-service", Some(USER), Password, Plain)),
+            (&["get", "-", USER], get("-", Some(USER), Password, Plain)),
+            (&["get", URL, ""], get(URL, None, Password, Plain)),
+        ];
+        for (line, expected) in table {
+            assert_eq!(parse(&words(line)).as_ref(), Ok(expected), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn other_operations_are_understood() {
+        let entry =
+            |service: &str, username: &str| Entry { service: service.into(), username: username.into() };
+        let table: &[(&[&str], Invocation)] = &[
+            (&["set", "h:8080", "u"], Invocation::Set(entry("h:8080", "u"))),
+            (&["del", "s", "u"], Invocation::Delete(entry("s", "u"))),
+            (&["diagnose"], Invocation::Diagnose),
+            (&["--list-backends"], Invocation::ListBackends),
+            (&["--list-backends", "get"], Invocation::ListBackends),
+            (&["--disable"], Invocation::Disable),
+            (&["--print-completion", "zsh"], Invocation::PrintCompletion),
+            (&["-h"], Invocation::Help),
+            (&["get", "--help"], Invocation::Help),
+            (&["-b", "some.Backend", "get", "s", "u"], Invocation::OtherBackend),
+            (&["-bsome.Backend", "get", "s", "u"], Invocation::OtherBackend),
+            (&["--keyring-path=/x", "get", "s", "u"], Invocation::OtherBackend),
+        ];
+        for (line, expected) in table {
+            assert_eq!(parse(&words(line)).as_ref(), Ok(expected), "{line:?}");
+        }
+    }
+
+    /// The messages are those of the real program where a client could look at them.
+    #[test]
+    fn wrong_usage_is_told_in_the_real_programs_words() {
+        let table: &[(&[&str], &str)] = &[
+            (&[], "Specify operation (get, set, del, diagnose)."),
+            (&["get"], "get requires service and username"),
+            (&["get", URL], "get requires service and username"),
+            (&["--mode=creds", "get"], "get requires service"),
+            (&["set", URL], "set requires service and username"),
+            (&["del"], "del requires service and username"),
+            (
+                &["bogus"],
+                "argument operation: invalid choice: 'bogus' (choose from 'get', 'set', 'del', 'diagnose')",
+            ),
+            (
+                &["--mode=tokens", "get", URL],
+                "argument --mode: invalid choice: 'tokens' (choose from 'password', 'creds')",
+            ),
+            (&["--mode"], "argument --mode: expected one argument"),
+            (&["--bogus", "get", URL, USER], "unknown option \"--bogus\""),
+            (&["-x", "get", URL, USER], "unknown option \"-x\""),
+            (&["-b"], "argument -b/--keyring-backend: expected one argument"),
+            (&["--keyring", "x"], "ambiguous option: --keyring"),
+            (&["--disable=yes"], "argument --disable: ignored explicit argument"),
+            (&["get", URL, USER, "more"], "get takes a service and a username, and nothing more"),
+        ];
+        for (line, expected) in table {
+            assert_eq!(parse(&words(line)), Err(UsageError((*expected).to_owned())), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_kept_as_they_are() {
+        let odd = OsString::from_vec(vec![b'h', 0xff, 0xfe]);
+        let line = [OsString::from("get"), odd.clone(), odd.clone()];
+        let Ok(Invocation::Get(get)) = parse(&line) else { panic!("get") };
+        assert_eq!((get.service, get.username), (odd.clone(), Some(odd.clone())));
+        assert!(parse(&[odd]).is_err());
+    }
+
+    #[test]
+    fn answers_are_exact_to_the_byte() {
+        let credential = Credential {
+            username: USER.to_owned(),
+            password: Secret::new("ya29.a\"b\\c".to_owned()),
+            expires: SystemTime::UNIX_EPOCH,
+        };
+        let shown =
+            |mode, output| render(&Get { service: "s".into(), username: None, mode, output }, &credential);
+        assert_eq!(shown(Mode::Password, Output::Plain), "ya29.a\"b\\c\n");
+        assert_eq!(shown(Mode::Credentials, Output::Plain), "oauth2accesstoken\nya29.a\"b\\c\n");
+        assert_eq!(shown(Mode::Password, Output::Json), "{\"password\": \"ya29.a\\\"b\\\\c\"}\n");
+        assert_eq!(
+            shown(Mode::Credentials, Output::Json),
+            "{\"username\": \"oauth2accesstoken\", \"password\": \"ya29.a\\\"b\\\\c\"}\n"
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// pip and uv read this text as "the keyring is too old".
+        #[test]
+        fn no_error_can_be_taken_for_an_old_keyring(
+            line in proptest::collection::vec(
+                prop_oneof![
+                    Just("get"), Just("--mode=creds"), Just("--mode"), Just("creds"), Just("--output=json"),
+                    Just("--"), Just("s"), Just(""), Just("-b"), Just("--x"), Just("-h"), Just("set"),
+                ],
+                0..7,
+            )
+        ) {
+            if let Err(UsageError(text)) = parse(&words(&line)) {
+                prop_assert!(!format!("{USAGE}{text}").contains("unrecognized arguments"), "{text}");
+            }
+        }
+
+        #[test]
+        fn parsing_never_panics(line in proptest::collection::vec("\\PC{0,12}", 0..6)) {
+            let _ = parse(&line.iter().map(OsString::from).collect::<Vec<_>>());
+        }
+    }
+}

@@ -4,7 +4,13 @@
 //! Everything that a program says in a sandbox is kept, and when the sandbox goes, all of it and every file that
 //! valetkey left behind is searched for every secret that the stand-in ever gave out.
 
-#![allow(dead_code, reason = "each test target uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "each test target uses a part, and a test fails by panicking"
+)]
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -62,7 +68,8 @@ impl Sandbox {
     pub fn configure(&self, more: &str) {
         let (ca, origin, port) = (self.path("ca.pem"), self.google.origin(), self.google.port());
         let text = format!(
-            "extra_ca = {ca:?}\n[endpoints]\ntoken = \"{origin}/token\"\n[[registry]]\nhost = \"localhost:{port}\"\n{more}"
+            "extra_ca = \"{}\"\n[endpoints]\ntoken = \"{origin}/token\"\n[[registry]]\nhost = \"localhost:{port}\"\n{more}",
+            ca.display()
         );
         self.write("home/.config/valetkey/config.toml", &text);
     }
@@ -172,8 +179,7 @@ impl Sandbox {
     pub fn serve_with(&self, command: &mut Command) -> Daemon<'_> {
         let log = self.path("serve.log");
         let file = fs::OpenOptions::new().append(true).create(true).open(&log).expect("a log");
-        let mut child =
-            command.arg("serve").stdout(Stdio::null()).stderr(file).spawn().expect("a process");
+        let mut child = command.arg("serve").stdout(Stdio::null()).stderr(file).spawn().expect("a process");
         let give_up = Instant::now() + Duration::from_secs(10);
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
             if let Some(status) = child.try_wait().expect("a status") {
@@ -186,7 +192,7 @@ impl Sandbox {
     }
 
     /// Waits until something holds.
-    pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         let give_up = Instant::now() + Duration::from_secs(15);
         while !holds() {
             assert!(Instant::now() < give_up, "{what}: it never came to that");
@@ -208,8 +214,11 @@ impl Sandbox {
 
     /// Searches everything that was said and left behind for every secret there is.
     pub fn hunt(&self) {
-        let mut places: Vec<(String, Vec<u8>)> = vec![("output".into(), self.said.lock().expect("a lock").clone())];
-        for below in ["home/.local", "home/.config/valetkey", "home/.cache/valetkey", "run", "tmp", "serve.log"] {
+        let mut places: Vec<(String, Vec<u8>)> =
+            vec![("output".into(), self.said.lock().expect("a lock").clone())];
+        for below in
+            ["home/.local", "home/.config/valetkey", "home/.cache/valetkey", "run", "tmp", "serve.log"]
+        {
             collect(&self.path(below), &mut places);
         }
         for secret in self.google.secrets().iter().filter(|secret| secret.len() >= 12) {

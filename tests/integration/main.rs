@@ -1,8 +1,40 @@
 //! Real processes against the stand-in: what a user's machine does, and what goes wrong on it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "../harness/harness.rs"]
 mod harness;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
-mod smoke;
+mod command_line;
+mod daemon;
+mod delegation;
+mod identity;
+mod key_file;
+mod peers;
+mod socket_directory;
+mod token_endpoint;
+
+use harness::Run;
+
+/// What every fault has to look like to the client of a helper: nothing on standard output, one sentence on
+/// standard error that holds `word`, the exit code of "no such password", and all that within ten seconds.
+#[track_caller]
+fn assert_refused(run: &Run, word: &str) {
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert_eq!(run.stdout, "", "{run:?}");
+    assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
+    assert!(run.stderr.starts_with("valetkey: "), "{run:?}");
+    assert!(run.stderr.contains(word), "{word:?} is not in {run:?}");
+    assert!(run.took.as_secs() < 10, "{run:?}");
+}
+
+/// A token on one line, and nothing else.
+#[track_caller]
+fn assert_given(run: &Run) -> String {
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let token = run.stdout.strip_suffix('\n').unwrap();
+    assert!(token.starts_with("ya29.") && !token.contains(char::is_whitespace), "{run:?}");
+    token.to_owned()
+}
