@@ -318,7 +318,7 @@ fn a_megabyte_of_headers_is_refused_and_costs_nobody_else() {
     let huge = format!("GET /health/live HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
     let reply = exchange(&sandbox, &huge);
     assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 431 "), "{reply}");
-    let many: String = (0..1000).map(|number| format!("x-{number}: y\r\n")).collect();
+    let many = "x: y\r\n".repeat(1000);
     let reply = exchange(&sandbox, &format!("GET /health/live HTTP/1.1\r\nhost: x\r\n{many}\r\n"));
     assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 431 "), "{reply}");
     assert_given(&sandbox.run(&mut sandbox.get()));
@@ -367,7 +367,7 @@ fn ten_thousand_idle_connections_keep_no_helper_out() {
     let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
     let room = files.maximum.unwrap_or(20_000).saturating_sub(200).min(10_000);
-    if std::env::var_os("CI").is_some() {
+    if super::harness::is_ci() {
         assert_eq!(room, 10_000, "raise the hard limit of open files");
     }
     let idle: Vec<_> = (0..room).map(|_| UnixStream::connect(sandbox.socket()).unwrap()).collect();

@@ -48,7 +48,7 @@ fn a_named_pipe_does_not_hang() {
 fn an_unreadable_file_is_told() {
     let sandbox = Sandbox::new();
     let key = sandbox.service_account();
-    fs::set_permissions(&key, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&key).is_ok() {
         // root reads everything; what it cannot read is what is not there, which another test covers. A loop of
         // links is unreadable to everybody.

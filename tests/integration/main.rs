@@ -1,6 +1,12 @@
 //! Real processes against the stand-in: what a user's machine does, and what goes wrong on it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says where it could not be run"
+)]
 
 #[path = "../harness/harness.rs"]
 mod harness;
@@ -12,6 +18,7 @@ mod daemon;
 mod delegation;
 mod identity;
 mod key_file;
+mod network;
 mod peers;
 mod socket_directory;
 mod token_endpoint;
