@@ -90,6 +90,8 @@ impl Sandbox {
 
     /// Puts a script on PATH.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        // What is there may be a link to the program itself, which a write would follow.
+        let _ = fs::remove_file(self.path(&format!("bin/{name}")));
         let path = self.write(&format!("bin/{name}"), text);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
         path
