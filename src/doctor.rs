@@ -14,6 +14,7 @@ use hyper::Method;
 use hyper::header::DATE;
 
 use crate::ask::{Access, Ask, Credential};
+use crate::broker::choice::nothing_found;
 use crate::broker::resolve;
 use crate::client::locate::Carrier;
 use crate::client::request::{Silence, call, call_own};
@@ -163,8 +164,7 @@ async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
             Err(fault) => return tell(Finding::wrong("source", &fault.into())),
         }
     }
-    let failure = Failure::new(Kind::NeedsLogin, "no Google credential found on this machine")
-        .with_hint("run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS");
+    let failure = nothing_found(sources.default.as_ref(), Vec::new());
     tell(Finding::wrong("source", &failure));
 }
 

@@ -25,7 +25,8 @@ pub struct Registry {
 pub enum Rejection {
     /// Not a registry of ours. Clients ask every keyring about every service, so this is the normal case.
     NotOurs,
-    /// A registry of ours, asked for in a way that would send the token in clear or to another server.
+    /// A registry of ours, asked for in a way that would send the token in clear or to another server. `host` is
+    /// what the right URL would name.
     Insecure { host: String, reason: &'static str },
 }
 
@@ -73,7 +74,7 @@ impl Hosts {
         let (name, format) = self.admit(host, port)?;
         if !scheme.is_none_or(|scheme| scheme.eq_ignore_ascii_case("https")) {
             let reason = "it is not https, so the token would travel in clear";
-            return Err(Rejection::Insecure { host: host.to_owned(), reason });
+            return Err(Rejection::Insecure { host: name, reason });
         }
         let repository = repository(path);
         let upload =
@@ -89,10 +90,12 @@ impl Hosts {
     /// Whether host and port are exactly one that may see a token.
     fn admit(&self, host: &str, port: Option<&str>) -> Result<(String, Format), Rejection> {
         let secure = matches!(port, None | Some("443"));
-        let elsewhere =
-            Rejection::Insecure { host: host.to_owned(), reason: "it is not the registry's own port" };
+        let elsewhere = |right: &str| {
+            let reason = "it is not the registry's own port";
+            Err(Rejection::Insecure { host: right.to_owned(), reason })
+        };
         if let Some(format) = google_format(host) {
-            return if secure { Ok((host.to_owned(), format)) } else { Err(elsewhere) };
+            return if secure { Ok((host.to_owned(), format)) } else { elsewhere(host) };
         }
         let address = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let named = self.extra.iter().find(|extra| {
@@ -102,7 +105,7 @@ impl Hosts {
         match named {
             Some(extra) if secure => Ok((host.to_owned(), extra.format)),
             Some(extra) => Ok((address, extra.format)),
-            None if port.is_some() && self.extra.iter().any(|extra| extra.host == host) => Err(elsewhere),
+            None if port.is_some() && self.extra.iter().any(|extra| extra.host == host) => elsewhere(host),
             None => Err(Rejection::NotOurs),
         }
     }

@@ -90,6 +90,13 @@ pub fn parent_identity() -> Option<String> {
     Some(format!("{parent}:{started}"))
 }
 
+/// The process that started another one: field 4 of `/proc/PID/stat`.
+#[must_use]
+pub fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// Clock ticks between boot and the start of a process: field 22 of `/proc/PID/stat`.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

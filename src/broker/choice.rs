@@ -20,14 +20,15 @@ use crate::paths::{Paths, absolute};
 /// tools.
 #[must_use]
 pub fn named(flag: Option<&Path>, environment: &Environment) -> Option<NamedSource> {
-    flag.or(environment.get(CREDENTIAL).map(Path::new)).map(by_word).or_else(|| by_google(environment))
+    let word = flag.or(environment.get(CREDENTIAL).map(Path::new));
+    word.map(|word| by_word(word, environment)).or_else(|| by_google(environment))
 }
 
 /// `gcloud`, `metadata`, or the path of a credential file.
-fn by_word(word: &Path) -> NamedSource {
+fn by_word(word: &Path, environment: &Environment) -> NamedSource {
     match word.to_str() {
-        Some("gcloud") => NamedSource::Gcloud { variables: BTreeMap::new() },
-        Some("metadata") => NamedSource::Metadata { host: None },
+        Some("gcloud") => NamedSource::Gcloud { variables: gcloud_variables(environment) },
+        Some("metadata") => NamedSource::Metadata { host: metadata_host(environment) },
         _ => NamedSource::File { path: absolute(word) },
     }
 }
@@ -36,24 +37,28 @@ fn by_google(environment: &Environment) -> Option<NamedSource> {
     if let Some(path) = environment.get("GOOGLE_APPLICATION_CREDENTIALS") {
         return Some(NamedSource::File { path: absolute(Path::new(path)) });
     }
-    let directory = environment.path("CLOUDSDK_CONFIG").map(|path| absolute(&path));
-    let mut variables: BTreeMap<String, String> = CHOOSE_ACCOUNT
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), environment.text(name)?.to_owned())))
-        .collect();
-    match (variables.is_empty(), directory) {
-        (false, directory) => {
-            if let Some(directory) = directory.as_ref().and_then(|path| path.to_str()) {
-                variables.insert("CLOUDSDK_CONFIG".to_owned(), directory.to_owned());
-            }
-            Some(NamedSource::Gcloud { variables })
-        }
-        (true, Some(path)) => Some(NamedSource::GcloudDirectory { path }),
-        (true, None) => {
-            let host = environment.text("GCE_METADATA_HOST")?;
-            Some(NamedSource::Metadata { host: Some(host.to_owned()) })
-        }
+    if CHOOSE_ACCOUNT.iter().any(|name| environment.get(name).is_some()) {
+        return Some(NamedSource::Gcloud { variables: gcloud_variables(environment) });
     }
+    if let Some(path) = environment.get(DIRECTORY) {
+        return Some(NamedSource::GcloudDirectory { path: absolute(Path::new(path)) });
+    }
+    metadata_host(environment).map(|host| NamedSource::Metadata { host: Some(host) })
+}
+
+/// What tells gcloud which account to use, and where its files are.
+fn gcloud_variables(environment: &Environment) -> BTreeMap<String, String> {
+    let own = |name: &&str| Some(((*name).to_owned(), environment.text(name)?.to_owned()));
+    let mut variables: BTreeMap<_, _> = CHOOSE_ACCOUNT.iter().filter_map(own).collect();
+    let directory = environment.get(DIRECTORY).map(|path| absolute(Path::new(path)));
+    if let Some(directory) = directory.as_ref().and_then(|path| path.to_str()) {
+        variables.insert(DIRECTORY.to_owned(), directory.to_owned());
+    }
+    variables
+}
+
+fn metadata_host(environment: &Environment) -> Option<String> {
+    environment.text("GCE_METADATA_HOST").map(str::to_owned)
 }
 
 /// One place to look.
@@ -106,7 +111,7 @@ impl Sources {
             Some(NamedSource::Gcloud { variables }) => vec![Candidate::Gcloud(variables.clone())],
             Some(NamedSource::Metadata { host }) => vec![Candidate::Metadata(host.clone())],
             Some(NamedSource::GcloudDirectory { path }) => {
-                let variables = path.to_str().map(|text| ("CLOUDSDK_CONFIG".to_owned(), text.to_owned()));
+                let variables = path.to_str().map(|text| (DIRECTORY.to_owned(), text.to_owned()));
                 vec![
                     file(path),
                     Candidate::Gcloud(variables.into_iter().collect()),
@@ -143,7 +148,7 @@ impl Sources {
             Candidate::Gcloud(variables) => gcloud::mint(world, variables, request).await?,
             Candidate::Metadata(host) => metadata::mint(world, host.as_deref(), request).await?,
         };
-        Ok(Minted { token, source: candidate.describe() })
+        Ok(Minted { token, source: candidate.describe(), passed_over: Vec::new() })
     }
 
     async fn read_and_mint(
@@ -172,15 +177,12 @@ impl Upstream for Sources {
         let mut absent = Vec::new();
         for candidate in self.candidates(key) {
             match self.try_candidate(&candidate, request).await {
-                Ok(minted) => return Ok(minted),
+                Ok(minted) => return Ok(Minted { passed_over: absent, ..minted }),
                 Err(SourceFault::Absent(reason)) => absent.push(reason),
                 Err(fault) => return Err(fault.into()),
             }
         }
-        let mut failure = Failure::new(Kind::NeedsLogin, "no Google credential found on this machine")
-            .with_hint("run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS");
-        failure.causes = absent;
-        Err(failure)
+        Err(nothing_found(key.or(self.default.as_ref()), absent))
     }
 
     /// The files whose change means another identity: a new sign-in or another gcloud account counts at once.
@@ -190,7 +192,7 @@ impl Upstream for Sources {
             match candidate {
                 Candidate::File(path) | Candidate::ApplicationDefault(path) => files.push(path),
                 Candidate::Gcloud(variables) => {
-                    let moved = variables.get("CLOUDSDK_CONFIG").map(PathBuf::from);
+                    let moved = variables.get(DIRECTORY).map(PathBuf::from);
                     if let Some(directory) = moved.or_else(|| self.gcloud.clone()) {
                         files.push(directory.join("active_config"));
                         files.push(directory.join("configurations/config_default"));
@@ -203,10 +205,31 @@ impl Upstream for Sources {
     }
 }
 
+/// The end of an ask for which no source had anything. Where one was named, the others were not asked.
+#[must_use]
+pub fn nothing_found(named: Option<&NamedSource>, absent: Vec<String>) -> Failure {
+    let (message, hint) = match named {
+        Some(NamedSource::Gcloud { .. }) => {
+            ("gcloud was named as the source and gives no token", "run `gcloud auth login`")
+        }
+        Some(NamedSource::Metadata { .. }) => (
+            "the metadata server was named as the source and does not answer",
+            "name another source on machines that are not Google's",
+        ),
+        _ => (
+            "no Google credential found on this machine",
+            "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS",
+        ),
+    };
+    Failure { causes: absent, ..Failure::new(Kind::NeedsLogin, message).with_hint(hint) }
+}
+
 /// A credential file, `gcloud` or `metadata`.
 pub const CREDENTIAL: &str = "VALETKEY_CREDENTIAL";
 /// The name that Google's tools gave the file.
 pub const ADC: &str = "application_default_credentials.json";
+/// Where gcloud keeps its files, if not at the usual place.
+const DIRECTORY: &str = "CLOUDSDK_CONFIG";
 /// The variables by which gcloud is told which account to use.
 const CHOOSE_ACCOUNT: [&str; 5] = [
     "CLOUDSDK_ACTIVE_CONFIG_NAME",

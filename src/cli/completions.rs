@@ -16,10 +16,11 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failu
 }
 
 pub(super) fn manual(directory: &Path) -> Result<ExitCode, Failure> {
-    clap_mangen::generate_to(Arguments::command(), directory).map_err(|error| {
-        Failure::new(Kind::Local, format!("cannot write the manual pages to {}", directory.display()))
-            .with_cause(error)
-            .with_hint("name a directory that exists")
-    })?;
+    std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Arguments::command(), directory))
+        .map_err(|error| {
+            Failure::new(Kind::Local, format!("cannot write the manual pages to {}", directory.display()))
+                .with_cause(error)
+        })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -91,7 +91,7 @@ impl Call<'_> {
             Err(Rejection::NotOurs) => return Err(self.pass_on().unwrap_or(End::Silent)),
             Err(Rejection::Insecure { host, reason }) => {
                 if let Some(asker) = &asker {
-                    refusals::remember(&client.paths, asker, &host);
+                    refusals::remember(&client.paths, asker, without_port(&host));
                 }
                 let failure = Failure::new(Kind::Refused, format!("no token for {host} this way: {reason}"));
                 return Err(failure.with_hint(format!("use https://{host}/")).into());
@@ -102,11 +102,13 @@ impl Call<'_> {
             return Err(self.pass_on().unwrap_or_else(|| other_username(&registry.host, &name).into()));
         }
         let bare = !service.contains("://");
-        let host = registry.host.split(':').next().unwrap_or_default();
+        let host = without_port(&registry.host);
         if bare && asker.as_deref().is_some_and(|asker| refusals::is_remembered(&client.paths, asker, host)) {
             let text =
                 format!("no token for {host}: a URL with this host was refused to this program just now");
-            return Err(Failure::new(Kind::Refused, text).with_hint(format!("use https://{host}/")).into());
+            return Err(Failure::new(Kind::Refused, text)
+                .with_hint(format!("use https://{}/", registry.host))
+                .into());
         }
         let got = client.credential(Ask { asker, ..Ask::new(service) })?;
         if let Some(warning) = got.warning {
@@ -140,6 +142,10 @@ impl Call<'_> {
         let failure = delegate::to_next_keyring(self.arguments, &self.environment)?;
         Some(End::Said(failure))
     }
+}
+
+fn without_port(host: &str) -> &str {
+    host.split(':').next().unwrap_or_default()
 }
 
 /// The exit code of the real `keyring` for "no such password".

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{control, print};
+use crate::ask::NamedSource;
 use crate::broker::choice::Candidate;
 use crate::client::{Client, fallback};
 use crate::environment::Environment;
@@ -13,31 +14,39 @@ use crate::error::{Failure, Kind};
 
 pub(super) fn run(environment: Environment, as_json: bool) -> Result<ExitCode, Failure> {
     let client = Client::new(environment, None)?;
-    let document = match control::control(&client, "GET", "/v1/status") {
+    let (_, named) = client.locate()?;
+    let mut document = match control::control(&client, "GET", "/v1/status") {
         Ok(reply) => serde_json::from_slice(&reply.body).map_err(|_| {
             Failure::new(Kind::Local, "the daemon's answer is not one that valetkey understands")
         })?,
-        Err(failure) if failure.kind == Kind::NotFound => without_daemon(&client)?,
+        Err(failure) if failure.kind == Kind::NotFound => without_daemon(),
         Err(failure) => return Err(failure),
     };
+    // What this shell names decides for what is asked from it, whoever answers.
+    if document["daemon"].is_null() || named.is_some() {
+        document["sources"] = sources(&client, named);
+    }
     print(&if as_json { format!("{document:#}\n") } else { for_people(&document) })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The same document, made here. Nobody is asked for a token just to show one.
-fn without_daemon(client: &Client) -> Result<Value, Failure> {
-    let (_, named) = client.locate()?;
-    let broker = fallback::broker(&client.config, &client.environment, &client.paths, named);
-    let sources = broker.cache().upstream().candidates(None);
-    let sources: Vec<_> = sources.iter().map(Candidate::describe).collect();
-    Ok(json!({
+fn without_daemon() -> Value {
+    json!({
         "version": env!("CARGO_PKG_VERSION"),
         "protocol": 1,
         "daemon": null,
-        "sources": sources,
+        "sources": [],
         "tokens": [],
         "listeners": [],
-    }))
+    })
+}
+
+/// Where an ask from this shell would look, in order.
+fn sources(client: &Client, named: Option<NamedSource>) -> Value {
+    let broker = fallback::broker(&client.config, &client.environment, &client.paths, named);
+    let sources = broker.cache().upstream().candidates(None);
+    sources.iter().map(Candidate::describe).collect()
 }
 
 fn for_people(document: &Value) -> String {
@@ -74,13 +83,16 @@ fn for_people(document: &Value) -> String {
     for token in &tokens {
         let _ = writeln!(
             out,
-            "token      {} for {}, {}, until {} [{}]",
+            "token      {}{}, {}, until {} [{}]",
             text(&token["access"]),
-            text(&token["identity"]),
+            token["identity"].as_str().map(|identity| format!(" for {identity}")).unwrap_or_default(),
             text(&token["source"]),
             text(&token["expires"]),
             text(&token["fingerprint"]),
         );
+    }
+    for reason in tokens.iter().flat_map(|token| token["passed_over"].as_array().into_iter().flatten()) {
+        let _ = writeln!(out, "not taken  {}", text(reason));
     }
     if tokens.is_empty() {
         let _ = writeln!(out, "token      none in memory; `valetkey doctor` tries the sources");

@@ -23,6 +23,8 @@ pub struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub registry: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,

@@ -10,6 +10,8 @@ pub struct Peer {
     pub uid: u32,
     pub pid: i32,
     pub program: Option<String>,
+    /// What started that program: pip behind its helper.
+    pub parent: Option<String>,
 }
 
 impl Peer {
@@ -17,8 +19,9 @@ impl Peer {
     #[must_use]
     pub fn of(socket: impl AsFd) -> Option<Self> {
         let peer = sys::peer_of(socket).ok()?;
-        let program = sys::program_of(peer.pid).map(|path| crate::error::printable(&path.to_string_lossy()));
-        Some(Self { uid: peer.uid, pid: peer.pid, program })
+        let name = |pid| sys::program_of(pid).map(|path| crate::error::printable(&path.to_string_lossy()));
+        let parent = sys::parent_of(peer.pid).and_then(name);
+        Some(Self { uid: peer.uid, pid: peer.pid, program: name(peer.pid), parent })
     }
 
     /// The owner of the daemon, and nobody else: not even root, which has better ways.

@@ -175,6 +175,7 @@ impl Routes {
             uid: peer.map_or(u32::MAX, |peer| peer.uid),
             pid: peer.map_or(0, |peer| peer.pid),
             program: peer.and_then(|peer| peer.program.as_deref()),
+            parent: peer.and_then(|peer| peer.parent.as_deref()),
             registry: None,
             repository: None,
             form: "credential",
@@ -199,6 +200,7 @@ fn status(daemon: &Daemon) -> serde_json::Value {
             json!({
                 "identity": minted.token.identity,
                 "source": minted.source,
+                "passed_over": minted.passed_over,
                 "access": access.word(),
                 "expires": rfc3339(minted.token.expires),
                 "fingerprint": minted.token.fingerprint.to_string(),

@@ -84,8 +84,13 @@ fn judge(pip: &Pip, keyring: Option<&Path>, environment: &Environment) -> Findin
         Some("import") => {
             wrong(format!("{name} is told to import Python's keyring"), "set PIP_KEYRING_PROVIDER=subprocess")
         }
-        Some("subprocess") if pip.version < (23, 1) => {
-            Finding::note("pip", format!("{name} knows no PIP_KEYRING_PROVIDER"), "upgrade pip")
+        _ if pip.version < (23, 1) => {
+            let text = if pip.imports {
+                format!("{name} imports the Python package keyring ({scripts}) and does not call valetkey")
+            } else {
+                format!("{name} calls it for URLs with a user name, but not under --no-input")
+            };
+            Finding::note("pip", text, "upgrade pip: from 23.1 on PIP_KEYRING_PROVIDER=subprocess settles it")
         }
         Some("subprocess") if pip.version < (26, 2) => Finding::fine(
             "pip",

@@ -43,6 +43,8 @@ pub struct Minted {
     pub token: AccessToken,
     /// In words, for `status` and `doctor`: `service account key /k.json`.
     pub source: String,
+    /// Why each source that comes before it was not taken.
+    pub passed_over: Vec<String>,
 }
 
 /// Why a source gives no token.

@@ -27,7 +27,7 @@ pub async fn mint(
     let url = world.endpoints.token();
     let what = "the application default credentials";
     let mut token = oauth::exchange(world, url, &form, request.until, what, REMEDY).await?;
-    token.identity.clone_from(&user.account);
+    token.identity = user.account.clone().or(token.identity);
     Ok(token)
 }
 

@@ -57,7 +57,7 @@ impl Upstream for Fake {
             Act::Panic => panic!("a source came to grief"),
         };
         *self.0.last.lock().unwrap() = Some(token.clone());
-        Ok(Minted { token, source: "fake".to_owned() })
+        Ok(Minted { token, source: "fake".to_owned(), passed_over: Vec::new() })
     }
 
     fn stamps(&self, _named: Option<&NamedSource>) -> Vec<Option<Stamp>> {
