@@ -49,20 +49,73 @@ pub enum NamedSource {
     /// gcloud's directory: the application default credentials in it, else the gcloud program that uses it.
     GcloudDirectory { path: PathBuf },
     /// The gcloud program, with the `CLOUDSDK_*` variables that choose its account.
-    Gcloud { variables: BTreeMap<String, String> },
+    Gcloud { variables: GcloudVariables },
     /// A metadata server, Google's own where no host is given.
     Metadata { host: Option<String> },
+}
+
+/// The variables by which gcloud is told which account to use, and no others: they end up in a child's
+/// environment, so nothing else may come in this way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct GcloudVariables(BTreeMap<String, String>);
+
+impl GcloudVariables {
+    /// Where gcloud keeps its files, if not at the usual place.
+    pub const DIRECTORY: &str = "CLOUDSDK_CONFIG";
+    /// Which configuration is active.
+    pub const CONFIGURATION: &str = "CLOUDSDK_ACTIVE_CONFIG_NAME";
+    /// Variables that hold a path.
+    pub const FILES: [&str; 2] =
+        ["CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"];
+    /// Variables that choose an account: whoever sets one of them names gcloud as the source.
+    pub const ACCOUNT: [&str; 5] = [
+        Self::CONFIGURATION,
+        Self::FILES[0],
+        Self::FILES[1],
+        "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT",
+        "CLOUDSDK_CORE_ACCOUNT",
+    ];
+
+    /// Whether a variable may be among them.
+    #[must_use]
+    pub fn admits(name: &str) -> bool {
+        name == Self::DIRECTORY || Self::ACCOUNT.contains(&name)
+    }
+
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for GcloudVariables {
+    type Error = String;
+
+    fn try_from(variables: BTreeMap<String, String>) -> Result<Self, String> {
+        match variables.keys().find(|name| !Self::admits(name)) {
+            None => Ok(Self(variables)),
+            Some(_) => Err("a variable that does not choose gcloud's account".to_owned()),
+        }
+    }
 }
 
 /// What a client wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
-    /// A URL, a bare host, or any other name, just as the client gave it.
+    /// A URL, a bare host, or any other name, just as the client gave it; empty for a token that is meant for no
+    /// registry in particular.
     pub url: String,
     pub username: Option<String>,
     /// Wins over what the URL implies.
     pub access: Option<Access>,
     pub source: Option<NamedSource>,
+    /// Where gcloud's files are for the asking process, which may have another home than the daemon.
+    pub directory: Option<PathBuf>,
     /// Pid and start time of the client, opaque. Sent by `keyring get` only.
     pub asker: Option<String>,
     /// How long the client can wait.
@@ -74,11 +127,14 @@ impl Ask {
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         let deadline = Self::LONGEST;
-        Self { url: url.into(), username: None, access: None, source: None, asker: None, deadline }
+        let url = url.into();
+        Self { url, username: None, access: None, source: None, directory: None, asker: None, deadline }
     }
 
     /// A helper has ten seconds, and needs the last one to say what went wrong.
     pub const LONGEST: Duration = Duration::from_secs(9);
+    /// Nothing can be asked of anybody in less.
+    pub const SHORTEST: Duration = Duration::from_millis(200);
 
     /// The JSON body of the request.
     ///
@@ -90,6 +146,7 @@ impl Ask {
             username: self.username.clone(),
             access: self.access,
             source: self.source.clone(),
+            directory: self.directory.clone().filter(|path| path.to_str().is_some()),
             asker: self.asker.clone(),
             deadline_ms: u64::try_from(self.deadline.as_millis()).ok(),
         })
@@ -101,14 +158,15 @@ impl Ask {
     /// When it is not such a body.
     pub fn from_json(body: &[u8]) -> Result<Self, serde_json::Error> {
         let wire: AskWire = serde_json::from_slice(body)?;
-        let deadline = wire.deadline_ms.map_or(Self::LONGEST, Duration::from_millis).min(Self::LONGEST);
+        let deadline = wire.deadline_ms.map_or(Self::LONGEST, Duration::from_millis);
         Ok(Self {
             url: wire.url,
             username: wire.username.filter(|name| !name.is_empty()),
             access: wire.access,
             source: wire.source,
-            asker: wire.asker,
-            deadline,
+            directory: wire.directory.filter(|path| path.is_absolute()),
+            asker: wire.asker.filter(|asker| asker.len() <= LONGEST_ASKER),
+            deadline: deadline.clamp(Self::SHORTEST, Self::LONGEST),
         })
     }
 }
@@ -155,6 +213,8 @@ struct AskWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     source: Option<NamedSource>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    directory: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     asker: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deadline_ms: Option<u64>,
@@ -167,9 +227,23 @@ struct CredentialWire<'a> {
     expires: std::borrow::Cow<'a, str>,
 }
 
+/// A pid and a start time are shorter.
+const LONGEST_ASKER: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_but_the_choice_of_an_account_comes_in_as_a_variable() {
+        let body = |name: &str| {
+            format!(r#"{{"url":"h","source":{{"kind":"gcloud","variables":{{"{name}":"x"}}}}}}"#)
+        };
+        assert!(Ask::from_json(body("CLOUDSDK_CORE_ACCOUNT").as_bytes()).is_ok());
+        for name in ["LD_PRELOAD", "PATH", "CLOUDSDK_PYTHON", "GOOGLE_APPLICATION_CREDENTIALS", ""] {
+            assert!(Ask::from_json(body(name).as_bytes()).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn ask_survives_the_wire() {
@@ -184,6 +258,8 @@ mod tests {
         let ask =
             Ask::from_json(br#"{"url":"h","username":"","colour":"red","deadline_ms":99999999}"#).unwrap();
         assert_eq!((ask.username, ask.deadline), (None, Ask::LONGEST));
+        let ask = Ask::from_json(br#"{"url":"h","deadline_ms":0,"directory":"relative"}"#).unwrap();
+        assert_eq!((ask.directory, ask.deadline), (None, Ask::SHORTEST));
     }
 
     #[test]

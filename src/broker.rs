@@ -7,13 +7,15 @@ pub mod cache;
 pub mod choice;
 pub mod freshness;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::ask::{Access, Ask, Credential};
-use crate::broker::cache::{Cache, Key, Upstream};
+use crate::broker::cache::{Cache, Digest, Key, Upstream, digest};
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::google::source::Minted;
@@ -23,7 +25,8 @@ use crate::registry::{Hosts, Registry, Rejection};
 #[derive(Debug, Clone)]
 pub struct Given {
     pub credential: Credential,
-    pub registry: Registry,
+    /// Absent where the token is meant for no registry in particular.
+    pub registry: Option<Registry>,
     pub access: Access,
     pub minted: Arc<Minted>,
 }
@@ -33,7 +36,8 @@ pub struct Given {
 pub struct Broker<U> {
     hosts: Hosts,
     cache: Cache<U>,
-    counters: Counters,
+    counters: Arc<Counters>,
+    refused: Mutex<HashMap<Digest, Instant>>,
 }
 
 /// What has happened so far, for the metrics.
@@ -41,12 +45,21 @@ pub struct Broker<U> {
 pub struct Counters {
     pub given: AtomicU64,
     pub failed: AtomicU64,
+    /// How often a source was asked.
+    pub flights: AtomicU64,
 }
 
 impl<U: Upstream> Broker<U> {
     #[must_use]
     pub fn new(hosts: Hosts, upstream: U, clock: Clock) -> Self {
-        Self { hosts, cache: Cache::new(upstream, clock), counters: Counters::default() }
+        Self::counting(hosts, upstream, clock, Arc::default())
+    }
+
+    /// A broker that goes on counting where another one ends.
+    #[must_use]
+    pub fn counting(hosts: Hosts, upstream: U, clock: Clock, counters: Arc<Counters>) -> Self {
+        let cache = Cache::new(upstream, clock, Arc::clone(&counters));
+        Self { hosts, cache, counters, refused: Mutex::default() }
     }
 
     /// Answers an ask with a token of at most the access `ceiling`.
@@ -62,18 +75,18 @@ impl<U: Upstream> Broker<U> {
     }
 
     async fn answer(&self, ask: &Ask, ceiling: Access, until: Instant) -> Result<Given, Failure> {
-        let registry = resolve(&self.hosts, &ask.url)?;
-        if let Some(name) = ask.username.as_deref().filter(|name| *name != Credential::USERNAME) {
-            return Err(other_username(&registry.host, name));
-        }
-        let access = ask.access.unwrap_or(registry.access);
+        let registry = if ask.url.is_empty() { None } else { Some(self.admit(ask)?) };
+        let implied = registry.as_ref().map_or(Access::Read, |registry| registry.access);
+        let access = ask.access.unwrap_or(implied);
         if access > ceiling {
-            let text = format!("this socket gives tokens that read, and {} asks to write", ask.url);
-            return Err(Failure::new(Kind::Refused, text));
+            return Err(Failure::new(
+                Kind::Refused,
+                "this socket gives tokens that read, and this asks to write",
+            ));
         }
-        let key = Key { named: ask.source.clone(), access };
-        let asker = ask.asker.as_deref().map(|asker| (asker, ask.url.as_str()));
-        let minted = self.cache.token(key, asker, until).await?;
+        let named = self.cache.upstream().deciding(ask.source.clone(), ask.directory.as_deref());
+        let asker = ask.asker.as_deref().map(|asker| digest(asker, &ask.url));
+        let minted = self.cache.token(Key { named, access }, asker, until).await?;
         let credential = Credential {
             username: Credential::USERNAME.to_owned(),
             password: minted.token.secret.clone(),
@@ -82,12 +95,33 @@ impl<U: Upstream> Broker<U> {
         Ok(Given { credential, registry, access, minted })
     }
 
-    /// A token for no registry in particular, for `valetkey token`.
-    ///
-    /// # Errors
-    /// When there is no token before the deadline.
-    pub async fn token(&self, key: Key, until: Instant) -> Result<Arc<Minted>, Failure> {
-        self.cache.token(key, None, until).await
+    /// Decides whether an asker may have a token for what it names. Whoever was refused a URL is refused its bare
+    /// host for a while: pip asks for the one and then the other, and would use the answer for the URL.
+    fn admit(&self, ask: &Ask) -> Result<Registry, Failure> {
+        let resolved = self.hosts.resolve(&ask.url);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match (&resolved, &ask.asker) {
+            (Err(Rejection::Insecure { host, .. }), Some(asker)) => {
+                if refused.len() >= MOST_REFUSALS {
+                    refused.retain(|_, since| now < *since + REFUSAL);
+                }
+                refused.insert(digest(asker, without_port(host)), now);
+            }
+            (Ok(registry), Some(asker)) if !ask.url.contains("://") => {
+                let since = refused.get(&digest(asker, without_port(&registry.host)));
+                if since.is_some_and(|since| now < *since + REFUSAL) {
+                    return Err(just_refused(&registry.host));
+                }
+            }
+            _ => {}
+        }
+        drop(refused);
+        let registry = resolved.map_err(rejected)?;
+        match ask.username.as_deref() {
+            Some(name) if name != Credential::USERNAME => Err(other_username(&registry.host, name)),
+            _ => Ok(registry),
+        }
     }
 
     #[must_use]
@@ -101,30 +135,48 @@ impl<U: Upstream> Broker<U> {
     }
 
     #[must_use]
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 }
 
-/// Decides what a service points at, with a rejection in words.
-///
-/// # Errors
-/// When it may not see a token.
-pub fn resolve(hosts: &Hosts, service: &str) -> Result<Registry, Failure> {
-    hosts.resolve(service).map_err(|rejection| match rejection {
+/// A rejection in words.
+#[must_use]
+pub fn rejected(rejection: Rejection) -> Failure {
+    match rejection {
         Rejection::NotOurs => Failure::new(Kind::NotOurs, "this is not a registry that valetkey serves")
             .with_hint("registries of your own are named as [[registry]] in config.toml"),
         Rejection::Insecure { host, reason } => {
             Failure::new(Kind::Refused, format!("no token for {host} this way: {reason}"))
                 .with_hint(format!("use https://{host}/"))
         }
-    })
+    }
 }
 
-/// Registries take access tokens under one name only; a token under another would be refused there.
+/// The end of an ask for a bare host whose URL was refused.
+#[must_use]
+pub fn just_refused(host: &str) -> Failure {
+    let text = format!("no token for {host}: a URL with this host was refused to this program just now");
+    Failure::new(Kind::Refused, text).with_hint(format!("use https://{host}/"))
+}
+
+/// Registries take access tokens under one name only; a token under another would be refused there. Only names
+/// that are no secret are repeated: what stands in the place of a name may be a password.
 #[must_use]
 pub fn other_username(host: &str, username: &str) -> Failure {
-    let name: String = crate::error::printable(username).chars().take(100).collect();
-    Failure::new(Kind::NotFound, format!("valetkey has no password for user {name:?} at {host}"))
+    let name = KNOWN_NAMES.iter().find(|name| **name == username).unwrap_or(&"of that name");
+    Failure::new(Kind::NotFound, format!("valetkey has no password for user {name} at {host}"))
         .with_hint(format!("use the username {}, or none", Credential::USERNAME))
 }
+
+/// The host in a rejection or a registry, as a bare host would name it.
+#[must_use]
+pub fn without_port(host: &str) -> &str {
+    host.split(':').next().unwrap_or_default()
+}
+
+/// For how long a refused URL's host stays refused to its asker.
+pub const REFUSAL: Duration = Duration::from_secs(60);
+const MOST_REFUSALS: usize = 1024;
+/// What other tools use as a name in front of a token.
+const KNOWN_NAMES: [&str; 4] = ["__token__", "_json_key", "_json_key_base64", "_dcgcloud_token"];

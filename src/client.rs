@@ -10,13 +10,15 @@ pub mod locate;
 pub mod refusals;
 pub mod request;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::ask::{Ask, Credential, NamedSource};
 use crate::client::locate::Carrier;
 use crate::client::request::{Reply, Silence};
 use crate::config::Config;
+use crate::daemon::instance::read_note;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::http::server::failure_from_problem;
@@ -30,6 +32,8 @@ pub struct Client {
     pub config: Config,
     /// The flag that names a source.
     pub flag: Option<PathBuf>,
+    /// A daemon answered that is older than we are, and that a helper started.
+    outdated: Cell<bool>,
 }
 
 /// A credential, and what a person should hear beside it.
@@ -47,13 +51,13 @@ impl Client {
     pub fn new(environment: Environment, flag: Option<PathBuf>) -> Result<Self, Failure> {
         let paths = Paths::new(&environment);
         let config = Config::load(&environment, &paths)?;
-        Ok(Self { environment, paths, config, flag })
+        Ok(Self { environment, paths, config, flag, outdated: Cell::new(false) })
     }
 
     /// Who answers, and what this process names as its source.
     ///
     /// # Errors
-    /// When a socket is named that cannot be one.
+    /// When a socket is named that cannot be one, or a variable that decides cannot be read.
     pub fn locate(&self) -> Result<(Carrier, Option<NamedSource>), Failure> {
         locate::locate(&self.environment, &self.paths, self.flag.as_deref())
     }
@@ -65,79 +69,88 @@ impl Client {
     pub fn credential(&self, mut ask: Ask) -> Result<Got, Failure> {
         let until = Instant::now() + ask.deadline;
         let (carrier, named) = self.locate()?;
-        ask.source = named;
         match carrier {
             Carrier::Found { path, by } => {
                 let reply = request::ask(&path, &ask, until).map_err(|silence| silence.at(&path, by))?;
                 Ok(Got { credential: read(&reply)?, warning: None })
             }
-            Carrier::Owner(path) => self.ask_owner(&path, ask, until),
+            Carrier::Owner(path) => {
+                ask.source = named;
+                ask.directory.clone_from(&self.paths.gcloud);
+                self.ask_owner(&path, ask, until)
+            }
+        }
+    }
+
+    /// The source that a killed daemon had been given for asks that name none.
+    #[must_use]
+    pub fn left_behind(&self) -> Option<NamedSource> {
+        // Whoever can write the note chooses an identity.
+        let private = matches!(check_private(&self.paths.runtime), Ok(true));
+        private.then(|| read_note(&self.paths.lock())).flatten()?.source
+    }
+
+    /// What may wait until the answer has been given: an older daemon makes room for one of this version.
+    pub fn tidy(&self) {
+        if self.outdated.take() {
+            autostart::replace(&self.paths, &self.environment);
         }
     }
 
     /// Asks the owner's daemon. Only where it cannot be reached or stays silent is the answer made here.
     fn ask_owner(&self, path: &Path, ask: Ask, until: Instant) -> Result<Got, Failure> {
-        let warning = match check_private(&self.paths.runtime) {
+        let mut warning = match check_private(&self.paths.runtime) {
+            // Whoever can reach into that directory could answer in the daemon's place.
+            Err(fault) => Some(fault.into()),
+            Ok(false) => None,
             Ok(true) => match request::ask_own(path, &ask, until) {
                 Ok(reply) => return self.read_owned(&reply),
+                Err(Silence::Unreachable(_)) => None,
+                Err(Silence::Silent(_)) => return self.answer_here(ask, None, until),
                 Err(Silence::Foreign(uid)) => Some(
                     Failure::new(Kind::Local, format!("{} is served by uid {uid}", path.display()))
                         .with_hint("end that process, or remove the socket"),
                 ),
-                Err(_) => None,
             },
-            Ok(false) => None,
-            // Whoever can reach into that directory could answer in the daemon's place.
-            Err(fault) => Some(fault.into()),
         };
-        let note = self.left_behind(&ask);
-        if warning.is_none() && self.config.auto_start && fallback::lives_long(self, note.as_ref()) {
+        // A daemon that was killed leaves its identity to its helpers, and nobody starts one without it.
+        let left_behind = ask.source.is_none() && self.left_behind().is_some();
+        let starts = warning.is_none() && !left_behind && self.config.auto_start;
+        if starts && fallback::lives_long(self, ask.source.as_ref()) {
             match autostart::start(&self.paths, &self.environment, until) {
                 Ok(()) => {
                     if let Ok(reply) = request::ask_own(path, &ask, until) {
                         return self.read_owned(&reply);
                     }
                 }
-                Err(failure) => {
-                    let credential = self.answer_here(ask, note, until)?;
-                    return Ok(Got { credential, warning: Some(failure) });
-                }
+                Err(failure) => warning = Some(failure),
             }
         }
-        let credential = self.answer_here(ask, note, until).map_err(|mut failure| {
-            // The reason for not asking the daemon matters only where nothing else worked.
-            failure.causes.extend(warning.as_ref().map(Failure::one_line));
-            failure
-        })?;
-        Ok(Got { credential, warning })
+        self.answer_here(ask, warning, until)
     }
 
-    /// The source that a killed daemon had been given for asks that name none.
-    fn left_behind(&self, ask: &Ask) -> Option<NamedSource> {
-        let note = || crate::daemon::instance::read_note(&self.paths.lock())?.source;
-        ask.source.clone().or_else(note)
-    }
-
-    fn answer_here(
-        &self,
-        ask: Ask,
-        source: Option<NamedSource>,
-        until: Instant,
-    ) -> Result<Credential, Failure> {
+    /// Answers in process, with the identity that the daemon would have used.
+    fn answer_here(&self, ask: Ask, warning: Option<Failure>, until: Instant) -> Result<Got, Failure> {
         let left = until.saturating_duration_since(Instant::now());
-        if left < SHORTEST {
+        if left < Ask::SHORTEST {
             return Err(Failure::new(Kind::Deadline, "the daemon did not answer in time")
                 .with_hint("run `valetkey status`, or `valetkey stop` to start afresh"));
         }
-        fallback::credential(self, &Ask { source, deadline: left, ..ask })
+        let source = ask.source.clone().or_else(|| self.left_behind());
+        let answer = fallback::credential(self, &Ask { source, deadline: left, ..ask });
+        match answer {
+            Ok(credential) => Ok(Got { credential, warning }),
+            Err(mut failure) => {
+                // Why the daemon was not asked matters only where nothing else worked either.
+                failure.causes.extend(warning.as_ref().map(Failure::one_line));
+                Err(failure)
+            }
+        }
     }
 
     fn read_owned(&self, reply: &Reply) -> Result<Got, Failure> {
-        let got = read(reply)?;
-        if reply.is_replaceable() {
-            autostart::replace(&self.paths, &self.environment);
-        }
-        Ok(Got { credential: got, warning: None })
+        self.outdated.set(reply.is_replaceable());
+        Ok(Got { credential: read(reply)?, warning: None })
     }
 }
 
@@ -153,6 +166,3 @@ fn read(reply: &Reply) -> Result<Credential, Failure> {
         Err(failure_from_problem(&reply.body).unwrap_or_else(strange))
     }
 }
-
-/// Less time than this is not worth a try.
-const SHORTEST: Duration = Duration::from_millis(100);

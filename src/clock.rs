@@ -59,7 +59,7 @@ pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     DateTime::parse_from_rfc3339(text).ok().map(SystemTime::from)
 }
 
-/// A duration as people write it: `45s`, `10m`, `1h`, `7d`.
+/// A duration as people write it: `45s`, `10m`, `1h`, `7d`; at least a second and at most a year.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let (digits, seconds) = match text.as_bytes().last()? {
@@ -69,7 +69,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         b'd' => (text.strip_suffix('d')?, 86_400),
         _ => return None,
     };
-    digits.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
+    let seconds = digits.parse::<u64>().ok()?.checked_mul(seconds)?;
+    (1..=365 * 86_400).contains(&seconds).then(|| Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -91,6 +92,9 @@ mod tests {
         assert_eq!(parse_duration("1h"), Some(Duration::from_secs(3600)));
         assert_eq!(parse_duration("60"), None);
         assert_eq!(parse_duration("-1s"), None);
+        assert_eq!(parse_duration("0s"), None);
+        assert_eq!(parse_duration("366d"), None);
+        assert_eq!(parse_duration("18446744073709551615s"), None);
         assert_eq!(parse_duration("99999999999999999999d"), None);
         assert_eq!(parse_duration("é"), None);
     }

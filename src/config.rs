@@ -5,7 +5,6 @@
 //! or the working directory, and a file that other users can write is refused. An unknown key is an error that
 //! names key, file and line.
 
-use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use thiserror::Error;
 use crate::clock::parse_duration;
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
-use crate::paths::Paths;
+use crate::paths::{Paths, open_regular};
 use crate::sys;
 
 /// What is wrong with a configuration file.
@@ -29,6 +28,9 @@ pub enum ConfigFault {
     /// Whoever writes it decides which hosts get a token.
     #[error("the configuration file {} can be written by other users", .0.display())]
     Writable(PathBuf),
+    /// Another user's word about which hosts get a token.
+    #[error("the configuration file {} belongs to uid {owner}, neither root nor you", path.display())]
+    Foreign { path: PathBuf, owner: u32 },
     /// Unknown key, wrong type, or no TOML at all.
     #[error("{}:{line}: {message}", path.display())]
     Content { path: PathBuf, line: usize, message: String },
@@ -46,6 +48,9 @@ impl Fault for ConfigFault {
         match self {
             Self::Read { path, .. } => Some(format!("make {} readable or remove it", path.display())),
             Self::Writable(path) => Some(format!("run `chmod go-w {}`", path.display())),
+            Self::Foreign { path, .. } => {
+                Some(format!("make {} your own, or set HOME to your own", path.display()))
+            }
             Self::Content { .. } => Some("correct that line; README.md lists the keys".to_owned()),
             Self::Variable { name, .. } => Some(format!("correct or unset {name}")),
         }
@@ -232,7 +237,7 @@ struct Daemon {
 /// write it.
 fn read(path: &Path) -> Result<Option<String>, ConfigFault> {
     let wrong = |source| ConfigFault::Read { path: path.to_owned(), source };
-    let mut file = match fs::File::open(path) {
+    let file = match open_regular(path, false) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -240,12 +245,14 @@ fn read(path: &Path) -> Result<Option<String>, ConfigFault> {
         Err(error) => return Err(wrong(error)),
     };
     let data = file.metadata().map_err(wrong)?;
-    let trusted = data.uid() == 0 || data.uid() == sys::own_uid();
-    if !trusted || data.mode() & 0o022 != 0 {
+    if data.uid() != 0 && data.uid() != sys::own_uid() {
+        return Err(ConfigFault::Foreign { path: path.to_owned(), owner: data.uid() });
+    }
+    if data.mode() & 0o022 != 0 {
         return Err(ConfigFault::Writable(path.to_owned()));
     }
     let mut text = String::new();
-    (&mut file).take(LARGEST).read_to_string(&mut text).map_err(wrong)?;
+    file.take(LARGEST).read_to_string(&mut text).map_err(wrong)?;
     Ok(Some(text))
 }
 
@@ -266,7 +273,8 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 
 fn https_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let fine = url::Url::parse(&text).is_ok_and(|url| url.scheme() == "https" && url.username().is_empty());
+    let fine = url::Url::parse(&text)
+        .is_ok_and(|url| url.scheme() == "https" && url.username().is_empty() && url.password().is_none());
     if fine { Ok(Some(text)) } else { Err(serde::de::Error::custom(format!("{text:?} is not an https URL"))) }
 }
 

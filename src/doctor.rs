@@ -15,7 +15,7 @@ use hyper::header::DATE;
 
 use crate::ask::{Access, Ask, Credential};
 use crate::broker::choice::nothing_found;
-use crate::broker::resolve;
+use crate::broker::rejected;
 use crate::client::locate::Carrier;
 use crate::client::request::{Silence, call, call_own};
 use crate::client::{Client, fallback};
@@ -80,7 +80,8 @@ pub fn examine(client: &Client, url: Option<&str>, tell: &mut dyn FnMut(Finding)
     }
     if let Some(url) = url {
         // Asked for outside of the runtime: it may need one of its own.
-        let outcome = resolve(&Hosts::new(&client.config.registries), url).and_then(|registry| {
+        let hosts = Hosts::new(&client.config.registries);
+        let outcome = hosts.resolve(url).map_err(rejected).and_then(|registry| {
             let credential = client.credential(Ask::new(url))?.credential;
             runtime.block_on(request(client, url, &registry.host, &credential))
         });
@@ -144,7 +145,16 @@ async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
                 "decided by that daemon; the request below shows whether it works",
             ));
         }
-        Ok((Carrier::Owner(_), named)) => named,
+        Ok((Carrier::Owner(_), named)) => named.or_else(|| {
+            let left = client.left_behind()?;
+            let hint = "run `valetkey serve` with its identity again, or start and stop one to forget it";
+            tell(Finding::note(
+                "source",
+                "a daemon that was killed had been given the identity that follows",
+                hint,
+            ));
+            Some(left)
+        }),
         Err(_) => return,
     };
     let broker = fallback::broker(&client.config, &client.environment, &client.paths, named);

@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod headers;
+pub mod patient;
 pub mod proxy;
 pub mod server;

@@ -5,12 +5,13 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use directories::ProjectDirs;
+use rustix::fs::OFlags;
 use thiserror::Error;
 
 use crate::environment::Environment;
@@ -112,6 +113,8 @@ impl Paths {
 /// so is one that would make the socket's path too long.
 fn runtime_directory(environment: &Environment) -> PathBuf {
     let uid = sys::own_uid();
+    let temporary =
+        environment.path("TMPDIR").filter(|path| path.is_absolute()).unwrap_or_else(|| "/tmp".into());
     let announced = environment.path("XDG_RUNTIME_DIR").filter(|path| path.is_absolute());
     let candidates =
         announced.map_or_else(|| vec![PathBuf::from(format!("/run/user/{uid}"))], |path| vec![path]);
@@ -119,7 +122,7 @@ fn runtime_directory(environment: &Environment) -> PathBuf {
         .into_iter()
         .filter(|path| path.metadata().is_ok_and(|data| data.is_dir() && data.uid() == uid))
         .map(|path| path.join("valetkey"))
-        .chain([std::env::temp_dir().join(format!("valetkey-{uid}"))])
+        .chain([temporary.join(format!("valetkey-{uid}"))])
         .find(|path| fits_socket(&path.join(LONGEST)))
         .unwrap_or_else(|| PathBuf::from(format!("/tmp/valetkey-{uid}")))
 }
@@ -175,8 +178,36 @@ pub fn check_private(path: &Path) -> Result<bool, PathFault> {
     }
 }
 
-/// A path that is absolute and holds no `.` or `..` that could be read in two ways. Relative ones are taken from
-/// the working directory of the process that was given them.
+/// The text of a small regular file. A named pipe would make us wait for its writer, a device for ever.
+///
+/// # Errors
+/// When it is missing, unreadable, something else than a file, or larger than `largest` bytes.
+pub fn read_regular(path: &Path, largest: u64) -> io::Result<String> {
+    let file = open_regular(path, false)?;
+    let mut text = String::new();
+    // One byte more than allowed tells a file that is too large from one that just fits.
+    (&file).take(largest + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > largest { Err(io::Error::other("it is too large")) } else { Ok(text) }
+}
+
+/// Opens a regular file for reading, without waiting; `strict` refuses a link in its place.
+///
+/// # Errors
+/// When it is missing, unreadable, or something else than a file.
+pub fn open_regular(path: &Path, strict: bool) -> io::Result<fs::File> {
+    let mut flags = OFlags::NONBLOCK;
+    flags.set(OFlags::NOFOLLOW, strict);
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::Error::other("it is a directory"));
+    }
+    if kind.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+/// An absolute path, taken from the working directory of the process that was given it. `..` stays: links decide
+/// what it means.
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())

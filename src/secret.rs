@@ -4,7 +4,7 @@
 //! says so with [`Secret::expose`], which is easy to search for. Logs carry a [`Fingerprint`] instead.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ring::digest;
 use subtle::ConstantTimeEq;
@@ -85,12 +85,37 @@ pub struct AccessToken {
 }
 
 impl AccessToken {
+    /// Takes what a source says, if it can be a token: something that fits into a header and into one line, and
+    /// that lives. No token of Google's lives longer than twelve hours, whatever a clock or a program claims.
     #[must_use]
-    pub fn new(secret: Secret, obtained: SystemTime, expires: SystemTime, identity: Option<String>) -> Self {
+    pub fn new(secret: Secret, obtained: SystemTime, expires: SystemTime) -> Option<Self> {
+        let text = secret.expose();
+        let fits =
+            (1..=LONGEST_TOKEN).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let expires = expires.min(obtained.checked_add(LONGEST_LIFE)?);
         let fingerprint = secret.fingerprint();
-        Self { secret, fingerprint, obtained, expires, identity }
+        (fits && expires > obtained).then_some(Self {
+            secret,
+            fingerprint,
+            obtained,
+            expires,
+            identity: None,
+        })
+    }
+
+    /// The same with an identity, if that is an e-mail address and nothing that could drive a terminal.
+    #[must_use]
+    pub fn with_identity(mut self, identity: Option<String>) -> Self {
+        let plain = |text: &String| {
+            text.contains('@') && text.len() < 320 && !text.contains(|c: char| c.is_control() || c == ' ')
+        };
+        self.identity = identity.filter(plain);
+        self
     }
 }
+
+const LONGEST_TOKEN: usize = 16 << 10;
+const LONGEST_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -100,8 +125,26 @@ mod tests {
     fn debug_shows_no_byte_of_a_secret() {
         let secret = Secret::new("ya29.top".to_owned());
         assert_eq!(format!("{secret:?}"), "Secret(…)");
-        let token = AccessToken::new(secret, SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH, None);
+        let now = SystemTime::UNIX_EPOCH;
+        let token = AccessToken::new(secret, now, now + Duration::from_secs(1)).unwrap();
         assert!(!format!("{token:?}").contains("ya29"));
+    }
+
+    #[test]
+    fn what_cannot_be_a_token_is_none() {
+        let now = SystemTime::UNIX_EPOCH;
+        let token = |text: &str, life| {
+            AccessToken::new(Secret::new(text.into()), now, now + Duration::from_secs(life))
+        };
+        assert!(token("ya29.a", 1).is_some());
+        assert!(token("ya29.a", 0).is_none());
+        for text in ["", "a b", "a\n", "a\u{1b}[2J", "ä", &"x".repeat(LONGEST_TOKEN + 1)] {
+            assert!(token(text, 1).is_none(), "{text:?}");
+        }
+        assert_eq!(token("a", 1 << 40).unwrap().expires, now + LONGEST_LIFE);
+        let shown = |identity: &str| token("a", 1).unwrap().with_identity(Some(identity.into())).identity;
+        assert_eq!(shown("a@example.test").as_deref(), Some("a@example.test"));
+        assert_eq!((shown("a@b\u{1b}[2J"), shown("nobody")), (None, None));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 #[cfg(target_os = "linux")]
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -104,10 +104,20 @@ fn start_time(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// The executable of a process, for the audit line. Nothing is decided by it.
+/// The executable of a process, for the audit line; its short name where the kernel keeps the path from us, as
+/// it does for our own helpers. Nothing is decided by it.
 #[must_use]
-pub fn program_of(pid: i32) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/exe")).ok()
+pub fn program_of(pid: i32) -> Option<String> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).map(|path| path.to_string_lossy().into_owned());
+    path.or_else(|_| fs::read_to_string(format!("/proc/{pid}/comm")))
+        .ok()
+        .map(|name| name.trim_end().to_owned())
+}
+
+/// What tells this start of the machine from any other.
+#[must_use]
+pub fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }
 
 /// Ends a process group that we started.

@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::Counters;
 use super::freshness::{Age, LEAVE_ALONE, PATIENCE, REFUSED_AFTER};
 use crate::ask::{Access, NamedSource};
 use crate::clock::{Clock, between};
@@ -32,8 +34,26 @@ pub trait Upstream: Debug + Send + Sync + 'static {
         request: Request,
     ) -> impl Future<Output = Result<Minted, Failure>> + Send;
 
-    /// What changes when the identity behind a source may have changed.
+    /// What changes when the identity behind a source may have changed. May wait for a file system.
     fn stamps(&self, named: Option<&NamedSource>) -> Vec<Option<Stamp>>;
+
+    /// What decides for an ask that names `source`, or nothing, and whose gcloud has its files in `directory`.
+    fn deciding(&self, source: Option<NamedSource>, directory: Option<&Path>) -> Option<NamedSource>;
+}
+
+/// Who asked for what, in a form whose size nobody but us decides.
+pub type Digest = [u8; 16];
+
+/// Digests an asker and what it asks for.
+#[must_use]
+pub fn digest(asker: &str, what: &str) -> Digest {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    context.update(asker.as_bytes());
+    context.update(&[0]);
+    context.update(what.as_bytes());
+    let mut digest = Digest::default();
+    digest.copy_from_slice(&context.finish().as_ref()[..16]);
+    digest
 }
 
 /// What one token is for.
@@ -52,14 +72,14 @@ struct Inner<U> {
     upstream: U,
     clock: Clock,
     state: Mutex<State>,
-    flights: AtomicU64,
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<Key, Entry>,
     /// Which token was last given to which asker for which service.
-    given: HashMap<(String, String), Fingerprint>,
+    given: HashMap<Digest, Fingerprint>,
     tasks: JoinSet<()>,
 }
 
@@ -71,8 +91,9 @@ struct Entry {
     /// No refresh before this moment: the last one brought the same expiry, or failed.
     rest_until: Option<Instant>,
     forced: Option<Instant>,
-    stamps: Vec<Option<Stamp>>,
-    stamped: Option<Instant>,
+    stamps: Option<Vec<Option<Stamp>>>,
+    looked: Option<Instant>,
+    used: Option<Instant>,
 }
 
 /// A failure that is given to further askers for a while.
@@ -104,6 +125,8 @@ struct Flight {
 
 /// What an asker has to do.
 enum Step {
+    /// Look whether the files behind the source are still the same, and decide again.
+    Look,
     Give(Arc<Minted>),
     Fail(Failure),
     /// Wait for the flight, until the moment given, and take the old token where it brings nothing.
@@ -116,19 +139,21 @@ enum Step {
 
 impl<U: Upstream> Cache<U> {
     #[must_use]
-    pub fn new(upstream: U, clock: Clock) -> Self {
-        let state = Mutex::new(State::default());
-        Self(Arc::new(Inner { upstream, clock, state, flights: AtomicU64::new(0) }))
+    pub fn new(upstream: U, clock: Clock, counters: Arc<Counters>) -> Self {
+        Self(Arc::new(Inner { upstream, clock, state: Mutex::default(), counters }))
     }
 
     /// A valid token before `until`. `asker` is whoever may be asking again, and for what.
     ///
     /// # Errors
     /// When no source gives one in time.
-    pub async fn token(&self, key: Key, asker: Option<(&str, &str)>, until: Instant) -> Outcome {
-        let asker = asker.map(|(who, service)| (who.to_owned(), service.to_owned()));
+    pub async fn token(&self, key: Key, asker: Option<Digest>, until: Instant) -> Outcome {
         let outcome = loop {
             let (flight, wait, old) = match self.decide(&key, asker.as_ref(), until) {
+                Step::Look => {
+                    self.look(&key, until).await;
+                    continue;
+                }
                 Step::Give(token) => break Ok(token),
                 Step::Fail(failure) => break Err(failure),
                 Step::Wait { flight, until, old } => (flight, until, old),
@@ -161,19 +186,6 @@ impl<U: Upstream> Cache<U> {
         valid.filter(|(_, minted)| self.is_valid(minted)).collect()
     }
 
-    /// How often a source was asked, for the metrics.
-    #[must_use]
-    pub fn flights(&self) -> u64 {
-        self.0.flights.load(Ordering::Relaxed)
-    }
-
-    /// Forgets every token and every failure: the configuration has changed.
-    pub fn clear(&self) {
-        let mut state = self.0.state();
-        state.entries.clear();
-        state.given.clear();
-    }
-
     #[must_use]
     pub fn upstream(&self) -> &U {
         &self.0.upstream
@@ -183,7 +195,19 @@ impl<U: Upstream> Cache<U> {
         Age::of(&minted.token, self.0.clock.now()) < Age::Dead
     }
 
-    fn decide(&self, key: &Key, asker: Option<&(String, String)>, until: Instant) -> Step {
+    /// Looks at the files behind a source, away from the runtime and not for long: they may lie on a network.
+    async fn look(&self, key: &Key, until: Instant) {
+        let (inner, named) = (Arc::clone(&self.0), key.named.clone());
+        let look = tokio::task::spawn_blocking(move || inner.upstream.stamps(named.as_ref()));
+        let Ok(Ok(stamps)) = timeout_at(until.min(Instant::now() + LOOK_PATIENCE), look).await else {
+            return;
+        };
+        if let Some(entry) = self.0.state().entries.get_mut(key) {
+            entry.compare(stamps);
+        }
+    }
+
+    fn decide(&self, key: &Key, asker: Option<&Digest>, until: Instant) -> Step {
         let inner = &self.0;
         let (now, time) = (Instant::now(), inner.clock.now());
         let mut state = inner.state();
@@ -191,7 +215,11 @@ impl<U: Upstream> Cache<U> {
         let refused = asker.and_then(|asker| state.given.get(asker).copied());
         let State { entries, tasks, .. } = &mut *state;
         let entry = entries.entry(key.clone()).or_default();
-        entry.notice_change(&inner.upstream, key, now);
+        entry.used = Some(now);
+        if entry.looked.is_none_or(|looked| now >= looked + LOOK_AGAIN) {
+            entry.looked = Some(now);
+            return Step::Look;
+        }
         let token = entry.token.clone().filter(|minted| Age::of(&minted.token, time) < Age::Dead);
         let age = token.as_ref().map_or(Age::Dead, |minted| Age::of(&minted.token, time));
         // Asked again: the token that this asker holds was refused where it went.
@@ -213,6 +241,9 @@ impl<U: Upstream> Cache<U> {
             _ => {}
         }
         let running = entry.flight.clone().filter(|flight| flight.landing.has_changed().is_ok());
+        if running.is_none() && tasks.len() >= MOST_FLIGHTS {
+            return Step::Fail(Failure::new(Kind::Local, "too many sources are being asked at once"));
+        }
         let flight = running.unwrap_or_else(|| {
             if refused {
                 entry.forced = Some(now);
@@ -220,7 +251,7 @@ impl<U: Upstream> Cache<U> {
             let (sender, landing) = watch::channel(None);
             let flight = Flight { landing, until };
             entry.flight = Some(flight.clone());
-            inner.flights.fetch_add(1, Ordering::Relaxed);
+            inner.counters.flights.fetch_add(1, Ordering::Relaxed);
             // The source ends first, so that the asker hears what it says.
             let landing_by = until.checked_sub(LANDING).unwrap_or(until);
             let request = Request { access: key.access, until: landing_by, force: refused };
@@ -238,7 +269,7 @@ impl<U> Inner<U> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, asker: (String, String), fingerprint: Fingerprint) {
+    fn remember(&self, asker: Digest, fingerprint: Fingerprint) {
         let mut state = self.state();
         if state.given.len() >= MOST_ASKERS {
             state.given.clear();
@@ -252,24 +283,22 @@ impl State {
     fn make_room(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         if self.entries.len() >= MOST_ENTRIES {
-            self.entries.retain(|_, entry| entry.flight.is_some());
+            // The one that nobody has used for longest.
+            let resting = self.entries.iter().filter(|(_, entry)| entry.flight.is_none());
+            let oldest = resting.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
+            oldest.and_then(|key| self.entries.remove(&key));
         }
     }
 }
 
 impl Entry {
-    /// Forgets what came from a credential that has been replaced.
-    fn notice_change(&mut self, upstream: &impl Upstream, key: &Key, now: Instant) {
-        if self.stamped.is_some_and(|stamped| now < stamped + LOOK_AGAIN) {
-            return;
+    /// Forgets what came from a credential that has been replaced. Whatever is in flight then lands in an entry
+    /// that does not know it.
+    fn compare(&mut self, stamps: Vec<Option<Stamp>>) {
+        if self.stamps.as_ref().is_some_and(|old| *old != stamps) {
+            *self = Self { looked: self.looked, used: self.used, ..Self::default() };
         }
-        let stamps = upstream.stamps(key.named.as_ref());
-        if self.stamped.is_some() && stamps != self.stamps {
-            // Whatever is in flight lands in an entry that does not know it.
-            *self = Self::default();
-        }
-        self.stamps = stamps;
-        self.stamped = Some(now);
+        self.stamps = Some(stamps);
     }
 }
 
@@ -281,7 +310,12 @@ async fn fly<U: Upstream>(
     landing: watch::Sender<Option<Outcome>>,
 ) {
     let patience = request.until.saturating_duration_since(Instant::now());
-    let outcome = inner.upstream.mint(key.named.as_ref(), request).await.map(Arc::new);
+    // In a task of its own: a source that panics is a failure like any other.
+    let minting = {
+        let (inner, named) = (Arc::clone(&inner), key.named.clone());
+        tokio::spawn(async move { inner.upstream.mint(named.as_ref(), request).await })
+    };
+    let outcome = minting.await.unwrap_or_else(|_| Err(grief())).map(Arc::new);
     let now = Instant::now();
     {
         let mut state = inner.state();
@@ -295,7 +329,10 @@ async fn fly<U: Upstream>(
         entry.flight = None;
         match &outcome {
             Ok(minted) => {
-                let same = entry.token.as_ref().is_some_and(|old| minted.token.expires <= old.token.expires);
+                let same = entry.token.as_ref().is_some_and(|old| {
+                    minted.token.fingerprint == old.token.fingerprint
+                        || minted.token.expires <= old.token.expires
+                });
                 entry.rest_until = same.then_some(now + LEAVE_ALONE);
                 entry.failure = None;
                 entry.token = Some(Arc::clone(minted));
@@ -305,7 +342,9 @@ async fn fly<U: Upstream>(
                 let rest = failure.retry_after.unwrap_or(if failure.transient { BRIEFLY } else { A_WHILE });
                 let over = now + rest.min(LEAVE_ALONE);
                 entry.rest_until = Some(over);
-                entry.failure = Some(Remembered { failure: failure.clone(), over, patience });
+                // That a source does not answer in no time says nothing about it.
+                entry.failure =
+                    (patience >= SHORTEST).then(|| Remembered { failure: failure.clone(), over, patience });
             }
         }
     }
@@ -317,12 +356,14 @@ async fn landed(mut flight: Flight, until: Instant) -> Option<Outcome> {
     let landing = timeout_at(until, flight.landing.wait_for(Option::is_some)).await;
     match landing {
         Ok(Ok(outcome)) => outcome.clone(),
-        Ok(Err(_)) => {
-            let text = "the source came to grief; this is a defect of valetkey";
-            Some(Err(Failure::new(Kind::Local, text).with_hint("report it, with the daemon's log")))
-        }
+        Ok(Err(_)) => Some(Err(grief())),
         Err(_) => None,
     }
+}
+
+fn grief() -> Failure {
+    Failure::new(Kind::Local, "the source came to grief; this is a defect of valetkey")
+        .with_hint("report it, with the daemon's log")
 }
 
 /// How long a failure is remembered that may pass by itself.
@@ -333,6 +374,11 @@ const A_WHILE: Duration = Duration::from_secs(10);
 const LANDING: Duration = Duration::from_millis(150);
 /// How often the files behind a source are looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A file system that has not answered by then is left to the source itself.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
+/// What a flight needs at least to say something about its source.
+const SHORTEST: Duration = Duration::from_millis(900);
+const MOST_FLIGHTS: usize = 64;
 const MOST_ASKERS: usize = 4096;
 const MOST_ENTRIES: usize = 256;
 

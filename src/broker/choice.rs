@@ -7,58 +7,76 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::ask::NamedSource;
+use tokio::time::Instant;
+
+use crate::ask::{GcloudVariables, NamedSource};
 use crate::broker::cache::Upstream;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::google::credential_file::{CredentialFile, Stamp};
 use crate::google::source::{Minted, Request, SourceFault, World};
 use crate::google::{gcloud, metadata, service_account, user};
-use crate::paths::{Paths, absolute};
+use crate::paths::{Paths, absolute, read_regular};
 
 /// The source that a process names: the flag, then `VALETKEY_CREDENTIAL`, then the variables of Google's own
 /// tools.
-#[must_use]
-pub fn named(flag: Option<&Path>, environment: &Environment) -> Option<NamedSource> {
-    let word = flag.or(environment.get(CREDENTIAL).map(Path::new));
-    word.map(|word| by_word(word, environment)).or_else(|| by_google(environment))
+///
+/// # Errors
+/// When a variable that decides has a value that cannot be read: it must not count as unset.
+pub fn named(flag: Option<&Path>, environment: &Environment) -> Result<Option<NamedSource>, Failure> {
+    match flag.or(environment.get(CREDENTIAL).map(Path::new)) {
+        Some(word) => by_word(word, environment).map(Some),
+        None => by_google(environment),
+    }
 }
 
 /// `gcloud`, `metadata`, or the path of a credential file.
-fn by_word(word: &Path, environment: &Environment) -> NamedSource {
-    match word.to_str() {
-        Some("gcloud") => NamedSource::Gcloud { variables: gcloud_variables(environment) },
-        Some("metadata") => NamedSource::Metadata { host: metadata_host(environment) },
+fn by_word(word: &Path, environment: &Environment) -> Result<NamedSource, Failure> {
+    Ok(match word.to_str() {
+        Some("gcloud") => NamedSource::Gcloud { variables: gcloud_variables(environment)? },
+        Some("metadata") => NamedSource::Metadata { host: metadata_host(environment)? },
         _ => NamedSource::File { path: absolute(word) },
-    }
+    })
 }
 
-fn by_google(environment: &Environment) -> Option<NamedSource> {
+fn by_google(environment: &Environment) -> Result<Option<NamedSource>, Failure> {
     if let Some(path) = environment.get("GOOGLE_APPLICATION_CREDENTIALS") {
-        return Some(NamedSource::File { path: absolute(Path::new(path)) });
+        return Ok(Some(NamedSource::File { path: absolute(Path::new(path)) }));
     }
-    if CHOOSE_ACCOUNT.iter().any(|name| environment.get(name).is_some()) {
-        return Some(NamedSource::Gcloud { variables: gcloud_variables(environment) });
+    if GcloudVariables::ACCOUNT.iter().any(|name| environment.get(name).is_some()) {
+        return Ok(Some(NamedSource::Gcloud { variables: gcloud_variables(environment)? }));
     }
-    if let Some(path) = environment.get(DIRECTORY) {
-        return Some(NamedSource::GcloudDirectory { path: absolute(Path::new(path)) });
+    if let Some(path) = environment.get(GcloudVariables::DIRECTORY) {
+        return Ok(Some(NamedSource::GcloudDirectory { path: absolute(Path::new(path)) }));
     }
-    metadata_host(environment).map(|host| NamedSource::Metadata { host: Some(host) })
+    Ok(metadata_host(environment)?.map(|host| NamedSource::Metadata { host: Some(host) }))
 }
 
 /// What tells gcloud which account to use, and where its files are.
-fn gcloud_variables(environment: &Environment) -> BTreeMap<String, String> {
-    let own = |name: &&str| Some(((*name).to_owned(), environment.text(name)?.to_owned()));
-    let mut variables: BTreeMap<_, _> = CHOOSE_ACCOUNT.iter().filter_map(own).collect();
-    let directory = environment.get(DIRECTORY).map(|path| absolute(Path::new(path)));
-    if let Some(directory) = directory.as_ref().and_then(|path| path.to_str()) {
-        variables.insert(DIRECTORY.to_owned(), directory.to_owned());
+fn gcloud_variables(environment: &Environment) -> Result<GcloudVariables, Failure> {
+    let mut variables = BTreeMap::new();
+    for name in GcloudVariables::ACCOUNT.into_iter().chain([GcloudVariables::DIRECTORY]) {
+        let Some(value) = environment.get(name) else { continue };
+        let is_path = name == GcloudVariables::DIRECTORY || GcloudVariables::FILES.contains(&name);
+        let value = if is_path { absolute(Path::new(value)).into_os_string() } else { value.to_owned() };
+        let value = value.into_string().map_err(|_| unreadable(name, "not text"))?;
+        variables.insert(name.to_owned(), value);
     }
-    variables
+    GcloudVariables::try_from(variables).map_err(|problem| Failure::new(Kind::Usage, problem))
 }
 
-fn metadata_host(environment: &Environment) -> Option<String> {
-    environment.text("GCE_METADATA_HOST").map(str::to_owned)
+fn metadata_host(environment: &Environment) -> Result<Option<String>, Failure> {
+    let Some(value) = environment.get(HOST) else { return Ok(None) };
+    let plain =
+        |text: &&str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
+    let host = value.to_str().filter(plain).ok_or_else(|| unreadable(HOST, "not a host or host:port"))?;
+    Ok(Some(host.to_owned()))
+}
+
+/// The value itself is not repeated: it may be anything, a password among it.
+fn unreadable(name: &str, problem: &str) -> Failure {
+    Failure::new(Kind::Usage, format!("the value of {name} is {problem}"))
+        .with_hint(format!("correct or unset {name}"))
 }
 
 /// One place to look.
@@ -68,7 +86,7 @@ pub enum Candidate {
     File(PathBuf),
     /// The file that gcloud writes: it may be missing.
     ApplicationDefault(PathBuf),
-    Gcloud(BTreeMap<String, String>),
+    Gcloud(GcloudVariables),
     Metadata(Option<String>),
 }
 
@@ -105,25 +123,22 @@ impl Sources {
     /// Where to look, in order.
     #[must_use]
     pub fn candidates(&self, named: Option<&NamedSource>) -> Vec<Candidate> {
-        let file = |directory: &Path| Candidate::ApplicationDefault(directory.join(ADC));
         match named.or(self.default.as_ref()) {
             Some(NamedSource::File { path }) => vec![Candidate::File(path.clone())],
             Some(NamedSource::Gcloud { variables }) => vec![Candidate::Gcloud(variables.clone())],
             Some(NamedSource::Metadata { host }) => vec![Candidate::Metadata(host.clone())],
             Some(NamedSource::GcloudDirectory { path }) => {
-                let variables = path.to_str().map(|text| (DIRECTORY.to_owned(), text.to_owned()));
-                vec![
-                    file(path),
-                    Candidate::Gcloud(variables.into_iter().collect()),
-                    Candidate::Metadata(None),
-                ]
+                let directory =
+                    path.to_str().map(|text| (GcloudVariables::DIRECTORY.to_owned(), text.to_owned()));
+                let variables = directory.into_iter().collect::<BTreeMap<_, _>>();
+                let variables = GcloudVariables::try_from(variables).unwrap_or_default();
+                vec![in_directory(path), Candidate::Gcloud(variables), Candidate::Metadata(None)]
             }
-            None => self
-                .gcloud
-                .iter()
-                .map(|directory| file(directory))
-                .chain([Candidate::Gcloud(BTreeMap::new()), Candidate::Metadata(None)])
-                .collect(),
+            None => {
+                let file = self.gcloud.as_deref().map(in_directory);
+                let rest = [Candidate::Gcloud(GcloudVariables::default()), Candidate::Metadata(None)];
+                file.into_iter().chain(rest).collect()
+            }
         }
     }
 
@@ -159,9 +174,9 @@ impl Sources {
         let (file, endpoints) = (path.to_owned(), self.world.endpoints.clone());
         let read = tokio::task::spawn_blocking(move || CredentialFile::read(&file, &endpoints));
         // A file system that does not answer is a hang like any other.
+        let start = Instant::now();
         let Ok(Ok(credential)) = tokio::time::timeout_at(request.until, read).await else {
-            let problem = "cannot be read in time".to_owned();
-            return Err(SourceFault::Malformed { path: path.to_owned(), problem });
+            return Err(SourceFault::Deadline { what: path.display().to_string(), waited: start.elapsed() });
         };
         match credential? {
             CredentialFile::ServiceAccount(key) => {
@@ -185,24 +200,47 @@ impl Upstream for Sources {
         Err(nothing_found(key.or(self.default.as_ref()), absent))
     }
 
-    /// The files whose change means another identity: a new sign-in or another gcloud account counts at once.
+    /// Files whose change means another identity: a new sign-in, another gcloud account.
     fn stamps(&self, key: Option<&NamedSource>) -> Vec<Option<Stamp>> {
         let mut files = Vec::new();
         for candidate in self.candidates(key) {
             match candidate {
                 Candidate::File(path) | Candidate::ApplicationDefault(path) => files.push(path),
-                Candidate::Gcloud(variables) => {
-                    let moved = variables.get(DIRECTORY).map(PathBuf::from);
-                    if let Some(directory) = moved.or_else(|| self.gcloud.clone()) {
-                        files.push(directory.join("active_config"));
-                        files.push(directory.join("configurations/config_default"));
-                    }
-                }
+                Candidate::Gcloud(variables) => files.extend(self.gcloud_files(&variables)),
                 Candidate::Metadata(_) => {}
             }
         }
         files.iter().map(|file| Stamp::of(file)).collect()
     }
+
+    /// Where nothing is named, the asking process's own home decides, which may not be ours.
+    fn deciding(&self, source: Option<NamedSource>, directory: Option<&Path>) -> Option<NamedSource> {
+        let elsewhere =
+            directory.filter(|path| self.default.is_none() && self.gcloud.as_deref() != Some(path));
+        source.or_else(|| Some(NamedSource::GcloudDirectory { path: elsewhere?.to_owned() }))
+    }
+}
+
+impl Sources {
+    /// Where gcloud keeps which account is active.
+    fn gcloud_files(&self, variables: &GcloudVariables) -> Vec<PathBuf> {
+        let mut files: Vec<_> =
+            GcloudVariables::FILES.iter().filter_map(|name| variables.get(name)).map(PathBuf::from).collect();
+        let moved = variables.get(GcloudVariables::DIRECTORY).map(PathBuf::from);
+        if let Some(directory) = moved.or_else(|| self.gcloud.clone()) {
+            let active = directory.join("active_config");
+            let written = || read_regular(&active, 256).ok().map(|text| text.trim().to_owned());
+            let name = variables.get(GcloudVariables::CONFIGURATION).map(str::to_owned).or_else(written);
+            let name = name.filter(|name| !name.contains('/')).unwrap_or_else(|| "default".to_owned());
+            files.push(directory.join("configurations").join(format!("config_{name}")));
+            files.push(active);
+        }
+        files
+    }
+}
+
+fn in_directory(directory: &Path) -> Candidate {
+    Candidate::ApplicationDefault(directory.join(ADC))
 }
 
 /// The end of an ask for which no source had anything. Where one was named, the others were not asked.
@@ -228,23 +266,15 @@ pub fn nothing_found(named: Option<&NamedSource>, absent: Vec<String>) -> Failur
 pub const CREDENTIAL: &str = "VALETKEY_CREDENTIAL";
 /// The name that Google's tools gave the file.
 pub const ADC: &str = "application_default_credentials.json";
-/// Where gcloud keeps its files, if not at the usual place.
-const DIRECTORY: &str = "CLOUDSDK_CONFIG";
-/// The variables by which gcloud is told which account to use.
-const CHOOSE_ACCOUNT: [&str; 5] = [
-    "CLOUDSDK_ACTIVE_CONFIG_NAME",
-    "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE",
-    "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
-    "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT",
-    "CLOUDSDK_CORE_ACCOUNT",
-];
+/// A metadata server elsewhere than at Google's own address.
+const HOST: &str = "GCE_METADATA_HOST";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn named_by(pairs: &[(&str, &str)]) -> Option<NamedSource> {
-        named(None, &pairs.iter().copied().collect())
+        named(None, &pairs.iter().copied().collect()).unwrap()
     }
 
     #[test]
@@ -257,14 +287,35 @@ mod tests {
             ("CLOUDSDK_CONFIG", "/cfg"),
             ("GCE_METADATA_HOST", "127.0.0.1:1"),
         ];
-        assert_eq!(named(Some(Path::new("/f.json")), &all.into_iter().collect()), file("/f.json"));
+        assert_eq!(named(Some(Path::new("/f.json")), &all.into_iter().collect()).unwrap(), file("/f.json"));
         assert_eq!(named_by(&all), file("/v.json"));
         assert_eq!(named_by(&all[1..]), file("/g.json"));
         let Some(NamedSource::Gcloud { variables }) = named_by(&all[2..]) else { panic!("gcloud") };
-        assert_eq!(variables["CLOUDSDK_CONFIG"], "/cfg");
+        assert_eq!(variables.get("CLOUDSDK_CONFIG"), Some("/cfg"));
         assert_eq!(named_by(&all[3..]), Some(NamedSource::GcloudDirectory { path: "/cfg".into() }));
         assert_eq!(named_by(&all[4..]), Some(NamedSource::Metadata { host: Some("127.0.0.1:1".into()) }));
         assert_eq!(named_by(&[("GOOGLE_APPLICATION_CREDENTIALS", "")]), None);
+    }
+
+    #[test]
+    fn a_word_takes_what_google_s_variables_say_about_it() {
+        let all = [("CLOUDSDK_CORE_ACCOUNT", "ci@example.test"), ("GCE_METADATA_HOST", "127.0.0.1:1")];
+        let by = |word| named(Some(Path::new(word)), &all.into_iter().collect()).unwrap();
+        let Some(NamedSource::Gcloud { variables }) = by("gcloud") else { panic!("gcloud") };
+        assert_eq!(variables.get("CLOUDSDK_CORE_ACCOUNT"), Some("ci@example.test"));
+        assert_eq!(by("metadata"), Some(NamedSource::Metadata { host: Some("127.0.0.1:1".into()) }));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_is_an_error_and_never_counts_as_unset() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = std::ffi::OsString::from_vec(b"ci\xff".to_vec());
+        for name in ["CLOUDSDK_CORE_ACCOUNT", "GCE_METADATA_HOST"] {
+            let environment = [(name, odd.clone())].into_iter().collect();
+            assert_eq!(named(None, &environment).unwrap_err().kind, Kind::Usage, "{name}");
+        }
+        let environment = [("GCE_METADATA_HOST", "user:hunter2@[")].into_iter().collect();
+        assert!(!named(None, &environment).unwrap_err().one_line().contains("hunter2"));
     }
 
     #[test]

@@ -58,8 +58,8 @@ mod tests {
 
     fn age(life: u64, elapsed: i64) -> Age {
         let obtained = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let token =
-            AccessToken::new(Secret::new("t".into()), obtained, obtained + Duration::from_secs(life), None);
+        let expires = obtained + Duration::from_secs(life);
+        let token = AccessToken::new(Secret::new("t".into()), obtained, expires).unwrap();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs((1_000_000 + elapsed).try_into().unwrap());
         Age::of(&token, now)
     }

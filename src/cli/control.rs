@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::carrier::unix::connect;
 use crate::client::Client;
 use crate::client::locate::Carrier;
 use crate::client::request::{Reply, Silence, call, call_own};
@@ -13,11 +14,21 @@ use crate::http::server::failure_from_problem;
 
 pub(super) fn stop(environment: Environment) -> Result<ExitCode, Failure> {
     let client = Client::new(environment, None)?;
+    let (carrier, _) = client.locate()?;
     control(&client, "POST", "/v1/stop")?;
-    // It gives what it owes first. The note goes with the lock, at the very end.
+    // It gives what it owes first. The note goes with the lock, at the very end; of a daemon elsewhere only the
+    // socket can be seen.
+    let is_gone = || match &carrier {
+        Carrier::Owner(_) => read_note(&client.paths.lock()).is_none(),
+        Carrier::Found { path, .. } => connect(path, STEP).is_err(),
+    };
     let give_up = Instant::now() + DRAIN;
-    while read_note(&client.paths.lock()).is_some() && Instant::now() < give_up {
-        std::thread::sleep(Duration::from_millis(10));
+    while !is_gone() {
+        if Instant::now() > give_up {
+            return Err(Failure::new(Kind::Local, "the daemon was asked to end and is still there")
+                .with_hint("look at its log, or whether an init system starts it again"));
+        }
+        std::thread::sleep(STEP);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -47,4 +58,5 @@ pub(super) fn control(client: &Client, method: &str, target: &str) -> Result<Rep
     Err(failure_from_problem(&reply.body).unwrap_or_else(strange))
 }
 
-const DRAIN: Duration = Duration::from_secs(11);
+const DRAIN: Duration = Duration::from_secs(12);
+const STEP: Duration = Duration::from_millis(10);

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use super::{print, terminal};
 use crate::ask::Ask;
-use crate::broker::other_username;
+use crate::broker::{just_refused, other_username, rejected, without_port};
 use crate::client::{Client, delegate, refusals};
 use crate::environment::Environment;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, printable};
 use crate::protocol::keyring::{self, Entry, Get, HELP, Invocation, USAGE, is_our_username, parse, render};
 use crate::registry::{Hosts, Rejection};
 use crate::sys;
@@ -21,12 +21,11 @@ pub(super) fn run(arguments: &[OsString]) -> ExitCode {
     let invocation = match parse(arguments) {
         Ok(invocation) => invocation,
         Err(keyring::UsageError(problem)) => {
-            let text = format!("{USAGE}keyring: error: {problem}\n");
+            let text = format!("{USAGE}keyring: error: {}\n", printable(&problem));
             let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), text.as_bytes());
             return ExitCode::from(2);
         }
     };
-    sys::harden();
     let call = Call { arguments, environment: Environment::capture() };
     match call.answer(invocation) {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,38 +83,44 @@ impl Call<'_> {
     fn get(&self, get: &Get) -> Result<(), End> {
         // A service that is not text is nobody's URL.
         let Some(service) = get.service.to_str() else { return Err(self.pass_on().unwrap_or(End::Silent)) };
-        let client = Client::new(self.environment.clone(), None)?;
+        let client = match Client::new(self.environment.clone(), None) {
+            Ok(client) => client,
+            // A wrong configuration is no reason to keep other keyrings from what is surely not ours.
+            Err(failure) if Hosts::default().resolve(service) == Err(Rejection::NotOurs) => {
+                return Err(self.pass_on().unwrap_or(End::Said(failure)));
+            }
+            Err(failure) => return Err(failure.into()),
+        };
         let asker = sys::parent_identity();
         let registry = match Hosts::new(&client.config.registries).resolve(service) {
             Ok(registry) => registry,
             Err(Rejection::NotOurs) => return Err(self.pass_on().unwrap_or(End::Silent)),
-            Err(Rejection::Insecure { host, reason }) => {
-                if let Some(asker) = &asker {
-                    refusals::remember(&client.paths, asker, without_port(&host));
+            Err(rejection) => {
+                if let (Some(asker), Rejection::Insecure { host, .. }) = (&asker, &rejection) {
+                    refusals::remember(&client.paths, asker, without_port(host));
                 }
-                let failure = Failure::new(Kind::Refused, format!("no token for {host} this way: {reason}"));
-                return Err(failure.with_hint(format!("use https://{host}/")).into());
+                return Err(rejected(rejection).into());
             }
         };
         if !is_our_username(get.username.as_deref()) {
             let name = get.username.as_deref().unwrap_or_default().to_string_lossy();
             return Err(self.pass_on().unwrap_or_else(|| other_username(&registry.host, &name).into()));
         }
-        let bare = !service.contains("://");
         let host = without_port(&registry.host);
-        if bare && asker.as_deref().is_some_and(|asker| refusals::is_remembered(&client.paths, asker, host)) {
-            let text =
-                format!("no token for {host}: a URL with this host was refused to this program just now");
-            return Err(Failure::new(Kind::Refused, text)
-                .with_hint(format!("use https://{}/", registry.host))
-                .into());
+        if !service.contains("://") && refusals::is_remembered(&client.paths, asker.as_deref(), host) {
+            return Err(just_refused(&registry.host).into());
         }
-        let got = client.credential(Ask { asker, ..Ask::new(service) })?;
-        if let Some(warning) = got.warning {
-            terminal::whisper(&format!("warning: {}", warning.one_line()));
-        }
-        print(&render(get, &got.credential))?;
-        Ok(())
+        // From here on there are secrets in memory. Other keyrings start with what we were started with.
+        sys::harden();
+        let got = client.credential(Ask { asker, ..Ask::new(service) });
+        let outcome = got.map_err(End::from).and_then(|got| {
+            if let Some(warning) = got.warning {
+                terminal::whisper(&format!("warning: {}", warning.one_line()));
+            }
+            print(&render(get, &got.credential)).map_err(End::from)
+        });
+        client.tidy();
+        outcome
     }
 
     /// There is nothing to store. For services that are not ours another keyring may know better.
@@ -142,10 +147,6 @@ impl Call<'_> {
         let failure = delegate::to_next_keyring(self.arguments, &self.environment)?;
         Some(End::Said(failure))
     }
-}
-
-fn without_port(host: &str) -> &str {
-    host.split(':').next().unwrap_or_default()
 }
 
 /// The exit code of the real `keyring` for "no such password".

@@ -12,7 +12,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::broker::choice;
+use crate::broker::{Broker, Counters, choice};
 use crate::carrier::unix::{bind, connect};
 use crate::client::fallback;
 use crate::config::{Config, LogLevel};
@@ -23,6 +23,7 @@ use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::grant::Grant;
 use crate::paths::{Paths, ensure_private};
+use crate::registry::Hosts;
 use crate::sys;
 
 pub(super) fn run(started_by_helper: bool) -> Result<ExitCode, Failure> {
@@ -61,7 +62,7 @@ fn serve(
     started_by: StartedBy,
     log: Log,
 ) -> Result<(), Failure> {
-    let source = choice::named(None, &environment);
+    let source = choice::named(None, &environment)?;
     let by_socket = !activated.is_empty();
     let (listeners, instance) = if by_socket {
         (activated, None)
@@ -70,6 +71,7 @@ fn serve(
         let note = Note {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: sys::boot_id(),
             source: source.clone(),
         };
         // A helper that replaces an older daemon starts us while that one still gives what it owes.
@@ -78,9 +80,12 @@ fn serve(
         (vec![own_socket(&paths)?], Some(instance))
     };
     let idle = (started_by == StartedBy::Helper).then_some(config.idle);
+    let counters = Arc::new(Counters::default());
     let reload = Box::new(move || {
         let config = Config::load(&environment, &paths)?;
-        Ok(fallback::broker(&config, &environment, &paths, source.clone()))
+        let sources = fallback::sources(&config, &environment, &paths, source.clone());
+        let clock = sources.world.clock;
+        Ok(Broker::counting(Hosts::new(&config.registries), sources, clock, Arc::clone(&counters)))
     });
     let daemon = Arc::new(Daemon::new(reload, log, started_by, idle, &listeners)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -10,7 +10,7 @@ use crate::ask::NamedSource;
 use crate::broker::choice::Candidate;
 use crate::client::{Client, fallback};
 use crate::environment::Environment;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, printable};
 
 pub(super) fn run(environment: Environment, as_json: bool) -> Result<ExitCode, Failure> {
     let client = Client::new(environment, None)?;
@@ -24,7 +24,7 @@ pub(super) fn run(environment: Environment, as_json: bool) -> Result<ExitCode, F
     };
     // What this shell names decides for what is asked from it, whoever answers.
     if document["daemon"].is_null() || named.is_some() {
-        document["sources"] = sources(&client, named);
+        document["sources"] = sources(&client, named.or_else(|| client.left_behind()));
     }
     print(&if as_json { format!("{document:#}\n") } else { for_people(&document) })?;
     Ok(ExitCode::SUCCESS)
@@ -50,12 +50,12 @@ fn sources(client: &Client, named: Option<NamedSource>) -> Value {
 }
 
 fn for_people(document: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let text = |value: &Value| printable(value.as_str().unwrap_or("-"));
     let list = |name: &str| document[name].as_array().cloned().unwrap_or_default();
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = match &document["daemon"] {
-        Value::Null => writeln!(out, "daemon     not running (it starts when a helper needs it)"),
+        Value::Null => writeln!(out, "daemon     not running (a helper starts it for a user's sign-in)"),
         daemon => writeln!(
             out,
             "daemon     {} running since {}, pid {}, started by {}",
@@ -65,6 +65,11 @@ fn for_people(document: &Value) -> String {
             text(&daemon["started_by"]),
         ),
     };
+    for (label, member) in [("proxy", "proxy"), ("trusted", "certificates")] {
+        if let Some(value) = document["daemon"][member].as_str() {
+            let _ = writeln!(out, "{label:<10} {}", printable(value));
+        }
+    }
     for listener in list("listeners") {
         let grants: Vec<_> = listener["grants"].as_array().into_iter().flatten().map(text).collect();
         let _ = writeln!(
@@ -85,7 +90,10 @@ fn for_people(document: &Value) -> String {
             out,
             "token      {}{}, {}, until {} [{}]",
             text(&token["access"]),
-            token["identity"].as_str().map(|identity| format!(" for {identity}")).unwrap_or_default(),
+            token["identity"]
+                .as_str()
+                .map(|identity| format!(" for {}", printable(identity)))
+                .unwrap_or_default(),
             text(&token["source"]),
             text(&token["expires"]),
             text(&token["fingerprint"]),

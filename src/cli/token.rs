@@ -19,10 +19,11 @@ pub(super) fn run(
     sys::harden();
     let client = Client::new(environment, credential)?;
     let access = if write { Access::Write } else { Access::Read };
-    let ask = Ask { access: Some(access), ..Ask::new(ANY_REGISTRY) };
+    let ask = Ask { access: Some(access), ..Ask::new("") };
     let spinner = terminal::Spinner::start("asking for a token");
     let got = client.credential(ask);
     drop(spinner);
+    client.tidy();
     let got = got?;
     if let Some(warning) = got.warning {
         terminal::whisper(&format!("warning: {}", warning.one_line()));
@@ -35,6 +36,3 @@ pub(super) fn run(
     })?;
     Ok(ExitCode::SUCCESS)
 }
-
-/// A token is as good at one registry of Google's as at another.
-const ANY_REGISTRY: &str = "us-python.pkg.dev";

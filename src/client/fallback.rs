@@ -1,5 +1,7 @@
 //! The same broker, in process: for machines without a daemon, and for the moment in which one is gone.
 
+use std::time::Duration;
+
 use super::Client;
 use crate::ask::{Access, Ask, Credential, NamedSource};
 use crate::broker::Broker;
@@ -8,14 +10,31 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
-use crate::google::credential_file::{CredentialFile, Stamp};
+use crate::google::credential_file::CredentialFile;
 use crate::google::endpoints::Endpoints;
 use crate::google::source::World;
 use crate::http::client::HttpClient;
 use crate::paths::Paths;
 use crate::registry::Hosts;
 
-/// Makes the broker that configuration and environment describe.
+/// The sources that configuration and environment describe.
+#[must_use]
+pub fn sources(
+    config: &Config,
+    environment: &Environment,
+    paths: &Paths,
+    default: Option<NamedSource>,
+) -> Sources {
+    let world = World {
+        http: HttpClient::new(environment, config.extra_ca.clone()),
+        endpoints: Endpoints::new(config.token_endpoint.clone()),
+        environment: environment.clone(),
+        clock: Clock::system(),
+    };
+    Sources::new(world, paths, default)
+}
+
+/// A broker on top of them.
 #[must_use]
 pub fn broker(
     config: &Config,
@@ -23,14 +42,9 @@ pub fn broker(
     paths: &Paths,
     default: Option<NamedSource>,
 ) -> Broker<Sources> {
-    let clock = Clock::system();
-    let world = World {
-        http: HttpClient::new(environment, config.extra_ca.clone()),
-        endpoints: Endpoints::new(config.token_endpoint.clone()),
-        environment: environment.clone(),
-        clock,
-    };
-    Broker::new(Hosts::new(&config.registries), Sources::new(world, paths, default), clock)
+    let sources = sources(config, environment, paths, default);
+    let clock = sources.world.clock;
+    Broker::new(Hosts::new(&config.registries), sources, clock)
 }
 
 /// Answers one ask here and now.
@@ -60,16 +74,18 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// Whether the identity that decides is one that a daemon is worth starting for: a user's sign-in.
 #[must_use]
 pub fn lives_long(client: &Client, source: Option<&NamedSource>) -> bool {
-    let broker = broker(&client.config, &client.environment, &client.paths, None);
-    let sources = broker.cache().upstream();
-    match sources.candidates(source).first() {
-        Some(Candidate::File(path) | Candidate::ApplicationDefault(path)) => {
-            Stamp::of(path).is_some()
-                && matches!(
-                    CredentialFile::read(path, &sources.world.endpoints),
-                    Ok(CredentialFile::AuthorizedUser(_))
-                )
-        }
-        _ => false,
-    }
+    let sources = sources(&client.config, &client.environment, &client.paths, None);
+    let Some(Candidate::File(path) | Candidate::ApplicationDefault(path)) =
+        sources.candidates(source).into_iter().next()
+    else {
+        return false;
+    };
+    // A file system that does not answer must not hold the helper: then there is nothing to start a daemon for.
+    let (tell, told) = std::sync::mpsc::channel();
+    let look = move || {
+        let file = CredentialFile::read(&path, &sources.world.endpoints);
+        let _ = tell.send(matches!(file, Ok(CredentialFile::AuthorizedUser(_))));
+    };
+    std::thread::Builder::new().spawn(look).is_ok()
+        && told.recv_timeout(Duration::from_secs(1)).unwrap_or(false)
 }

@@ -40,7 +40,7 @@ pub fn locate(
         }
         return Ok((Carrier::Found { path, by: SOCKET }, None));
     }
-    let named = choice::named(credential, environment);
+    let named = choice::named(credential, environment)?;
     let system = Path::new(SYSTEM_SOCKET);
     // A socket that this user may not open is not meant for this user.
     if named.is_none() && rustix::fs::access(system, rustix::fs::Access::WRITE_OK).is_ok() {

@@ -6,13 +6,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use crate::broker::REFUSAL;
 use crate::clock::{Clock, between};
-use crate::paths::{Paths, check_private, ensure_private};
+use crate::paths::{Paths, ensure_private};
 use crate::secret::Fingerprint;
 
-/// Remembers a refusal. Where the directory cannot be had there is no memory; the refusal itself stands.
+/// Remembers a refusal, if the private directory can be had.
 pub fn remember(paths: &Paths, asker: &str, host: &str) {
     if ensure_private(&paths.runtime).is_err() {
         return;
@@ -27,10 +27,12 @@ pub fn remember(paths: &Paths, asker: &str, host: &str) {
     let _ = File::create(mark(paths, asker, host));
 }
 
-/// Whether this client was refused this host within the last minute.
+/// Whether this client was refused this host within the last minute. Where that cannot be known, because another
+/// user prepared the directory or it cannot be made, it has to be assumed.
 #[must_use]
-pub fn is_remembered(paths: &Paths, asker: &str, host: &str) -> bool {
-    matches!(check_private(&paths.runtime), Ok(true)) && is_young(&mark(paths, asker, host))
+pub fn is_remembered(paths: &Paths, asker: Option<&str>, host: &str) -> bool {
+    let Some(asker) = asker else { return true };
+    ensure_private(&paths.runtime).is_err() || is_young(&mark(paths, asker, host))
 }
 
 fn mark(paths: &Paths, asker: &str, host: &str) -> PathBuf {
@@ -40,11 +42,10 @@ fn mark(paths: &Paths, asker: &str, host: &str) -> PathBuf {
 
 fn is_young(mark: &Path) -> bool {
     let written = mark.symlink_metadata().and_then(|data| data.modified());
-    written.is_ok_and(|written| between(written, Clock::system().now()) < MEMORY)
+    written.is_ok_and(|written| between(written, Clock::system().now()) < REFUSAL)
 }
 
 const PREFIX: &[u8] = b"refused-";
-const MEMORY: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -55,10 +56,17 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let runtime = top.path().join("valetkey");
         let paths = Paths { configuration: None, state: None, runtime, gcloud: None };
-        assert!(!is_remembered(&paths, "1:2", "us-python.pkg.dev"));
+        assert!(!is_remembered(&paths, Some("1:2"), "us-python.pkg.dev"));
         remember(&paths, "1:2", "us-python.pkg.dev");
-        assert!(is_remembered(&paths, "1:2", "us-python.pkg.dev"));
-        assert!(!is_remembered(&paths, "1:3", "us-python.pkg.dev"));
-        assert!(!is_remembered(&paths, "1:2", "eu-python.pkg.dev"));
+        assert!(is_remembered(&paths, Some("1:2"), "us-python.pkg.dev"));
+        assert!(!is_remembered(&paths, Some("1:3"), "us-python.pkg.dev"));
+        assert!(!is_remembered(&paths, Some("1:2"), "eu-python.pkg.dev"));
+        assert!(is_remembered(&paths, None, "us-python.pkg.dev"), "an asker without a name is not trusted");
+        let runtime = top.path().join("missing/valetkey");
+        let nowhere = Paths { runtime, ..paths };
+        assert!(
+            is_remembered(&nowhere, Some("1:2"), "us-python.pkg.dev"),
+            "nor is a memory that cannot be had"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! The log: one line of JSON for each credential given and each refusal, and plain lines for everything else.
 //!
 //! Whoever logs appends to a buffer and goes on; one thread writes it out and sleeps while there is nothing to
-//! write. A log that does not take its lines (a full disk) costs lines, which are counted, and never an answer.
+//! write. A log that does not take its lines (a full disk, a reader that does not read) costs lines and never an
+//! answer; lines that find the buffer full are counted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -9,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
@@ -151,8 +153,12 @@ impl Drop for LogGuard {
     fn drop(&mut self) {
         self.0.0.buffer.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.0.0.filled.notify_one();
+        // A reader that does not read must not keep us: what it has not taken by then is lost.
+        let give_up = Instant::now() + LAST_WORDS;
         if let Some(thread) = self.1.take() {
-            let _ = thread.join();
+            while !thread.is_finished() && Instant::now() < give_up {
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 }
@@ -210,6 +216,7 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, size))
 }
 
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const LARGEST_BACKLOG: usize = 8 << 20;
 const LARGEST_FILE: u64 = 8 << 20;
 /// A burst's buffer is given back.

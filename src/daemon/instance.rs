@@ -6,15 +6,18 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ask::NamedSource;
 use crate::error::{Fault, Kind};
+use crate::paths::open_regular;
+use crate::sys;
 
 /// Why this daemon may not be the one.
 #[derive(Debug, Error)]
@@ -50,6 +53,9 @@ impl Fault for InstanceFault {
 pub struct Note {
     pub pid: u32,
     pub version: String,
+    /// Which start of the machine it belongs to.
+    #[serde(default)]
+    pub boot: Option<String>,
     /// What decided where an ask named nothing.
     #[serde(default)]
     pub source: Option<NamedSource>,
@@ -74,6 +80,7 @@ impl Instance {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default())
             .open(path)
             .map_err(write)?;
         let step = Duration::from_millis(20);
@@ -106,13 +113,21 @@ impl Instance {
     }
 }
 
-/// The note of the daemon that runs, or that was killed.
+/// The note of the daemon that runs, or that was killed since this machine started. Only to be read from a
+/// directory that is known to be private: whoever writes it chooses an identity.
 #[must_use]
 pub fn read_note(path: &Path) -> Option<Note> {
+    let file = open_regular(path, true).ok()?;
+    if file.metadata().ok()?.uid() != sys::own_uid() {
+        return None;
+    }
     let mut text = String::new();
-    File::open(path).ok()?.take(64 << 10).read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    file.take(LARGEST_NOTE).read_to_string(&mut text).ok()?;
+    let note: Note = serde_json::from_str(&text).ok()?;
+    (note.boot == sys::boot_id()).then_some(note)
 }
+
+const LARGEST_NOTE: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -123,7 +138,7 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("daemon.lock");
         let source = Some(NamedSource::File { path: "/k.json".into() });
-        let note = Note { pid: 7, version: "0.1.0".to_owned(), source };
+        let note = Note { pid: 7, version: "0.1.0".to_owned(), boot: sys::boot_id(), source };
         let first = Instance::acquire(&path, &note, Duration::ZERO).unwrap();
         let second = Instance::acquire(&path, &Note::default(), Duration::ZERO);
         assert!(matches!(second, Err(InstanceFault::Running { pid: Some(7) })));
@@ -131,6 +146,9 @@ mod tests {
         drop(first); // as a crash would
         assert_eq!(read_note(&path), Some(note));
         let third = Instance::acquire(&path, &Note::default(), Duration::ZERO).unwrap();
+        let other_boot = Note { boot: Some("another".to_owned()), ..Note::default() };
+        std::fs::write(&path, serde_json::to_string(&other_boot).unwrap()).unwrap();
+        assert_eq!(read_note(&path), None);
         third.release();
         assert_eq!(read_note(&path), None);
     }

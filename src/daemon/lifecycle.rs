@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::{Bound, Daemon, StartedBy, listener};
 use crate::carrier::unix::inode;
@@ -103,10 +103,15 @@ async fn idle_end(daemon: Arc<Daemon>, idle: Duration) {
 #[cfg(target_os = "linux")]
 async fn removed(daemon: Arc<Daemon>, watched: Watched) {
     let Some(directory) = watched.path.parent() else { return };
-    let Ok(changes) = sys::DirectoryWatch::new(directory) else { return };
+    let changes = sys::DirectoryWatch::new(directory);
+    if let Err(error) = &changes {
+        tracing::warn!(%error, "the kernel watches no more directories: looking every half minute");
+    }
     while watched.is_there() {
-        if changes.next().await.is_err() {
-            return;
+        match &changes {
+            Ok(changes) if changes.next().await.is_err() => return,
+            Ok(_) => {}
+            Err(_) => sleep(LOOK).await,
         }
     }
     if daemon.is_ready() {
@@ -138,3 +143,6 @@ fn init_system(daemon: &Arc<Daemon>, watching: &mut JoinSet<()>) {
         let _ = notify(&[NotifyState::Stopping]);
     });
 }
+
+/// How often to look for the socket where the kernel does not tell.
+const LOOK: Duration = Duration::from_secs(30);

@@ -1,7 +1,8 @@
 //! Accepts connections on one socket and serves each in a task of its own.
 //!
 //! The number of connections is bounded. At the bound the oldest one on which nothing is owed makes room, so that
-//! a crowd of silent peers cannot keep a helper out.
+//! a crowd of silent peers cannot keep a helper out; where all are busy the new one is closed, and its helper
+//! answers by itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -32,7 +33,7 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
             accepted = socket.accept() => match accepted {
                 Ok((stream, _)) => {
                     number += 1;
-                    let line = lines.open(number);
+                    let Some(line) = lines.open(number) else { continue };
                     let connection = Connection {
                         daemon: Arc::clone(&daemon),
                         routes: Arc::clone(&routes),
@@ -88,17 +89,15 @@ impl Drop for Connection {
 struct Lines(Mutex<BTreeMap<u64, Arc<Line>>>);
 
 impl Lines {
-    fn open(&self, number: u64) -> Arc<Line> {
+    fn open(&self, number: u64) -> Option<Arc<Line>> {
         let line = Arc::new(Line::default());
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= MOST_CONNECTIONS {
-            let oldest = open.iter().find(|(_, line)| !line.is_busy()).map(|(number, _)| *number);
-            if let Some(line) = oldest.and_then(|oldest| open.remove(&oldest)) {
-                line.hang_up();
-            }
+            let oldest = open.iter().find(|(_, line)| !line.is_busy()).map(|(number, _)| *number)?;
+            open.remove(&oldest)?.hang_up();
         }
         open.insert(number, Arc::clone(&line));
-        line
+        Some(line)
     }
 
     fn close(&self, number: u64) {

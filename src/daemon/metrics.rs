@@ -28,7 +28,7 @@ pub fn render(daemon: &Daemon) -> String {
         "upstream_calls_total",
         "counter",
         "Times a source was asked for a token.",
-        broker.cache().flights(),
+        load(&counters.flights),
     );
     let connections = daemon.connections.load(Ordering::Relaxed) as u64;
     metric("connections", "gauge", "Open connections.", connections);

@@ -19,7 +19,7 @@ impl Peer {
     #[must_use]
     pub fn of(socket: impl AsFd) -> Option<Self> {
         let peer = sys::peer_of(socket).ok()?;
-        let name = |pid| sys::program_of(pid).map(|path| crate::error::printable(&path.to_string_lossy()));
+        let name = |pid| sys::program_of(pid).map(|name| crate::error::printable(&name));
         let parent = sys::parent_of(peer.pid).and_then(name);
         Some(Self { uid: peer.uid, pid: peer.pid, program: name(peer.pid), parent })
     }

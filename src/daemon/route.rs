@@ -20,6 +20,7 @@ use crate::error::{Failure, Kind};
 use crate::grant::Grant;
 use crate::http::headers::{METRICS, PROTOCOL, STARTED_BY, VERSION};
 use crate::http::server::{Reply, json_reply, problem, read_body, reply};
+use crate::registry::Registry;
 
 /// What one listener answers.
 #[derive(Debug, Clone)]
@@ -120,25 +121,34 @@ impl Routes {
         ceiling: Access,
         request: Request<Incoming>,
     ) -> Reply {
-        let ask = match read_body(request.into_body()).await {
-            Ok(body) => match Ask::from_json(&body) {
-                Ok(ask) => ask,
-                Err(error) => {
-                    let text = format!("the body is not a question for a credential: {error}");
-                    return problem(&Failure::new(Kind::Usage, text));
-                }
-            },
-            Err(failure) => return problem(&failure),
+        let ask = match self.read_ask(request).await {
+            Ok(ask) => ask,
+            Err(failure) => {
+                self.audit(daemon, Some(peer), "credential", &failure.one_line());
+                return problem(&failure);
+            }
         };
-        if ask.source.is_some() && !self.grant.named_sources {
-            let text = "a source can be named on the owner's socket only";
-            return problem(&Failure::new(Kind::Refused, text));
-        }
-        let outcome = daemon.broker().credential(&ask, ceiling).await;
-        self.audit_ask(daemon, peer, &outcome);
+        let broker = daemon.broker();
+        let outcome = broker.credential(&ask, ceiling).await;
+        let registry = broker.hosts().resolve(&ask.url).ok();
+        self.audit_ask(daemon, peer, registry.as_ref(), &outcome);
         match outcome {
             Ok(given) => json_reply(given.credential.to_json()),
             Err(failure) => problem(&failure),
+        }
+    }
+
+    async fn read_ask(&self, request: Request<Incoming>) -> Result<Ask, Failure> {
+        let body = read_body(request.into_body()).await?;
+        let ask = Ask::from_json(&body).map_err(|error| {
+            Failure::new(Kind::Usage, format!("the body is not a question for a credential: {error}"))
+        })?;
+        if self.grant.named_sources {
+            Ok(ask)
+        } else if ask.source.is_some() {
+            Err(Failure::new(Kind::Refused, "a source can be named on the owner's socket only"))
+        } else {
+            Ok(Ask { directory: None, ..ask })
         }
     }
 
@@ -152,12 +162,21 @@ impl Routes {
         daemon.log.audit(&Line { form, verdict, ..self.line(daemon, peer) });
     }
 
-    fn audit_ask(&self, daemon: &Daemon, peer: &Peer, outcome: &Result<Given, Failure>) {
-        let line = self.line(daemon, Some(peer));
+    fn audit_ask(
+        &self,
+        daemon: &Daemon,
+        peer: &Peer,
+        registry: Option<&Registry>,
+        outcome: &Result<Given, Failure>,
+    ) {
+        let line = Line {
+            registry: registry.map(|registry| registry.host.as_str()),
+            repository: registry.and_then(Registry::repository_name),
+            access: registry.map(|registry| registry.access.word()),
+            ..self.line(daemon, Some(peer))
+        };
         match outcome {
             Ok(given) => daemon.log.audit(&Line {
-                registry: Some(&given.registry.host),
-                repository: given.registry.repository_name(),
                 access: Some(given.access.word()),
                 verdict: "given",
                 identity: given.minted.token.identity.as_deref(),
@@ -190,6 +209,7 @@ impl Routes {
 /// The body of `GET /v1/status`. Its shape is documented in README.md and stable; it never holds a secret.
 fn status(daemon: &Daemon) -> serde_json::Value {
     let broker = daemon.broker();
+    let world = &broker.cache().upstream().world;
     let sources: Vec<_> =
         broker.cache().upstream().candidates(None).iter().map(Candidate::describe).collect();
     let tokens: Vec<_> = broker
@@ -222,6 +242,8 @@ fn status(daemon: &Daemon) -> serde_json::Value {
             "started": rfc3339(daemon.started),
             "started_by": daemon.started_by.word(),
             "idle_end_seconds": daemon.idle.map(|idle| idle.as_secs()),
+            "proxy": world.http.proxy_for(world.endpoints.token()),
+            "certificates": world.environment.text("SSL_CERT_FILE"),
         },
         "sources": sources,
         "tokens": tokens,

@@ -3,9 +3,7 @@
 //! A file that is named and missing, unreadable or malformed is an error that names it. What it would send where
 //! is checked here, before any of it is used.
 
-use std::fs;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -13,6 +11,7 @@ use serde::Deserialize;
 
 use super::endpoints::Endpoints;
 use super::source::SourceFault;
+use crate::paths::read_regular;
 use crate::secret::Secret;
 
 /// A credential that can be used.
@@ -45,9 +44,9 @@ impl CredentialFile {
     /// # Errors
     /// When it is missing or cannot be used.
     pub fn read(path: &Path, endpoints: &Endpoints) -> Result<Self, SourceFault> {
-        let text =
-            read_text(path).map_err(|source| SourceFault::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(path, text, endpoints)
+        let text = read_regular(path, LARGEST)
+            .map_err(|source| SourceFault::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(path, Secret::new(text), endpoints)
     }
 
     fn parse(path: &Path, text: Secret, endpoints: &Endpoints) -> Result<Self, SourceFault> {
@@ -117,25 +116,6 @@ struct Fields {
     client_secret: Option<String>,
     refresh_token: Option<String>,
     account: Option<String>,
-}
-
-fn read_text(path: &Path) -> io::Result<Secret> {
-    // A named pipe would make us wait for its writer.
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-    let data = file.metadata()?;
-    if data.is_dir() {
-        return Err(io::Error::other("it is a directory"));
-    }
-    if !data.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    if data.len() > LARGEST {
-        return Err(io::Error::other("it is too large for a credential"));
-    }
-    let mut text = String::new();
-    file.take(LARGEST).read_to_string(&mut text)?;
-    Ok(Secret::new(text))
 }
 
 /// Types that Google has and valetkey does not read yet.

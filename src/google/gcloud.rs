@@ -4,7 +4,7 @@
 //! it runs in a process group of its own that is ended when the time is over, with its output capped. The expiry
 //! is the one that it prints: the token comes from its own cache and may be nearly dead.
 
-use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
@@ -14,6 +14,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::source::{Request, SourceFault, World};
+use crate::ask::GcloudVariables;
 use crate::clock::parse_rfc3339;
 use crate::error::printable;
 use crate::secret::{AccessToken, Secret};
@@ -25,7 +26,7 @@ use crate::sys;
 /// Absent where there is no program or no account; else what gcloud said.
 pub async fn mint(
     world: &World,
-    variables: &BTreeMap<String, String>,
+    variables: &GcloudVariables,
     request: Request,
 ) -> Result<AccessToken, SourceFault> {
     let program = world
@@ -51,8 +52,10 @@ pub async fn mint(
         });
     }
     let secret = Secret::new(answer.credential.access_token);
-    let identity = answer.configuration.and_then(|it| it.properties.core.account).filter(|it| !it.is_empty());
-    Ok(AccessToken::new(secret, now, expires, identity))
+    let identity = answer.configuration.and_then(|it| it.properties.core.account);
+    let token = AccessToken::new(secret, now, expires)
+        .ok_or_else(|| nonsense("a token that cannot be sent in a header"))?;
+    Ok(token.with_identity(identity))
 }
 
 #[derive(Deserialize)]
@@ -93,7 +96,7 @@ struct Output {
 async fn run(
     program: &Path,
     world: &World,
-    variables: &BTreeMap<String, String>,
+    variables: &GcloudVariables,
     request: Request,
 ) -> Result<Output, SourceFault> {
     let start = Instant::now();
@@ -102,8 +105,9 @@ async fn run(
         .args(["config", "config-helper", "--format=json(credential,configuration.properties.core.account)"])
         .arg(if request.force { "--force-auth-refresh" } else { "--min-expiry=30m" })
         .env_clear()
-        .envs(world.environment.iter())
-        .envs(variables)
+        // What chooses the account comes from whoever asks, not from whoever runs us.
+        .envs(world.environment.iter().filter(|(name, _)| !chooses_account(name)))
+        .envs(variables.iter())
         .env("CLOUDSDK_CORE_DISABLE_PROMPTS", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -166,11 +170,18 @@ fn refusal(output: &Output) -> SourceFault {
         return SourceFault::Absent("gcloud is on PATH but has no account".to_owned());
     }
     let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing");
+    // Prefixes of Google's access and refresh tokens.
+    let line = if line.contains("ya29.") || line.contains("1//") { "it printed a credential" } else { line };
     SourceFault::Failed {
         what: "gcloud".to_owned(),
         problem: printable(line).chars().take(300).collect(),
         remedy: Some("run `gcloud auth login`".to_owned()),
     }
+}
+
+fn chooses_account(name: &OsStr) -> bool {
+    name.to_str()
+        .is_some_and(|name| name == "GOOGLE_APPLICATION_CREDENTIALS" || GcloudVariables::admits(name))
 }
 
 const LARGEST: u64 = 64 << 10;

@@ -31,7 +31,8 @@ pub async fn mint(world: &World, host: Option<&str>, request: Request) -> Result
     let answer = ask(world, &format!("{account}/token?scopes={scope}"), probe_until, patient).await;
     let answer = match answer {
         Ok(answer) => answer,
-        Err(_) if !patient => {
+        // Only a probe that had its time says that nobody is there.
+        Err(_) if !patient && request.until > probe_until => {
             return Err(SourceFault::Absent(
                 "no metadata server answers, so this is no Google machine".to_owned(),
             ));
@@ -46,13 +47,14 @@ pub async fn mint(world: &World, host: Option<&str>, request: Request) -> Result
         return Err(SourceFault::Absent(format!("what answers at {address} is no metadata server")));
     }
     let token = read(world, &answer)?;
-    let email = ask(world, &format!("{account}/email"), request.until, false).await.ok();
+    // For display only: nobody waits long for it.
+    let soon = request.until.min(Instant::now() + IMPATIENT);
+    let email = ask(world, &format!("{account}/email"), soon, false).await.ok();
     let identity = email
         .filter(|answer| answer.status == StatusCode::OK && is_google(answer))
         .and_then(|answer| String::from_utf8(answer.body.to_vec()).ok())
-        .map(|text| text.trim().to_owned())
-        .filter(|text| text.contains('@') && text.len() < 320 && !text.contains(char::is_control));
-    Ok(AccessToken { identity, ..token })
+        .map(|text| text.trim().to_owned());
+    Ok(token.with_identity(identity))
 }
 
 /// Asks until something complete comes back; a machine that is starting may need more than one try.
@@ -107,12 +109,10 @@ fn read(world: &World, answer: &Answer) -> Result<AccessToken, SourceFault> {
     let nonsense = |problem: &str| SourceFault::Nonsense { what: what(), problem: problem.to_owned() };
     let parsed: TokenAnswer =
         serde_json::from_slice(&answer.body).map_err(|_| nonsense("something that is not a token"))?;
-    if parsed.expires_in == 0 || parsed.expires_in > 7 * 86_400 {
-        return Err(nonsense("a token that has expired already"));
-    }
     let now = world.clock.now();
-    let expires = now + Duration::from_secs(parsed.expires_in);
-    Ok(AccessToken::new(Secret::new(parsed.access_token), now, expires, None))
+    let expires = now + Duration::from_secs(parsed.expires_in.min(86_400));
+    AccessToken::new(Secret::new(parsed.access_token), now, expires)
+        .ok_or_else(|| nonsense("a token that has expired already, or that is none"))
 }
 
 fn is_google(answer: &Answer) -> bool {

@@ -22,20 +22,20 @@ use crate::secret::{AccessToken, Secret};
 pub async fn exchange(
     world: &World,
     url: &str,
-    form: &[(&str, &str)],
+    pairs: &[(&str, &str)],
     until: Instant,
     what: &str,
     remedy: &str,
 ) -> Result<AccessToken, SourceFault> {
     let mut pause = FIRST_PAUSE;
     for attempt in 0.. {
-        let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
         let answer = world.http.post_form(url, form, until).await;
-        let fault =
-            match answer.map_err(SourceFault::from).and_then(|answer| read(world, &answer, what, remedy)) {
-                Ok(token) => return Ok(token),
-                Err(fault) => fault,
-            };
+        let answer = answer.map_err(SourceFault::from);
+        let fault = match answer.and_then(|answer| read(world, &answer, what, remedy)) {
+            Ok(token) => return Ok(token),
+            Err(fault) => without_echo(fault, pairs),
+        };
         let wait = fault.retry_after().unwrap_or(pause);
         if attempt == RETRIES || !fault.is_transient() || Instant::now() + wait >= until {
             return Err(fault);
@@ -45,6 +45,19 @@ pub async fn exchange(
         pause *= 2;
     }
     unreachable!("the loop ends with its last attempt")
+}
+
+/// Takes an endpoint's words out of a refusal that repeats any part of a secret that was sent to it.
+fn without_echo(fault: SourceFault, form: &[(&str, &str)]) -> SourceFault {
+    let SourceFault::OAuth { what, error, description, remedy } = fault else { return fault };
+    let secrets =
+        || form.iter().filter(|(name, _)| SECRETS.contains(name)).map(|(_, value)| value.as_bytes());
+    let echoes = |text: &str| {
+        let mut pieces = text.as_bytes().windows(ECHO);
+        pieces.any(|piece| secrets().any(|secret| secret.windows(ECHO).any(|window| window == piece)))
+    };
+    let error = if echoes(&error) { "an error that repeats what was sent".to_owned() } else { error };
+    SourceFault::OAuth { what, error, description: description.filter(|text| !echoes(text)), remedy }
 }
 
 /// The successful answer, RFC 6749 section 5.1. `expires_in` is a number or, from some servers, a string.
@@ -74,12 +87,10 @@ fn read(world: &World, answer: &Answer, what: &str, remedy: &str) -> Result<Acce
             |problem: &str| SourceFault::Nonsense { what: endpoint(), problem: problem.to_owned() };
         let lifetime = lifetime(parsed.expires_in.as_ref())
             .ok_or_else(|| nonsense("a token whose lifetime is missing, zero or unreadable"))?;
-        if secret.expose().is_empty() || !secret.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(nonsense("a token that cannot be sent in a header"));
-        }
         let now = world.clock.now();
-        let identity = parsed.id_token.as_deref().and_then(email);
-        return Ok(AccessToken::new(secret, now, now + lifetime, identity));
+        let token = AccessToken::new(secret, now, now + lifetime)
+            .ok_or_else(|| nonsense("a token that cannot be sent in a header"))?;
+        return Ok(token.with_identity(parsed.id_token.as_deref().and_then(email)));
     }
     match serde_json::from_slice::<Refusal>(&answer.body) {
         Ok(refusal) if answer.status.is_client_error() && answer.status != StatusCode::TOO_MANY_REQUESTS => {
@@ -110,7 +121,7 @@ impl Refusal {
 }
 
 /// The e-mail address in an ID token that came straight from the token endpoint over TLS, for display only
-/// (OpenID Connect Core 3.1.3.7 lets TLS stand for the signature there). Nothing is decided by it.
+/// (`OpenID` Connect Core 3.1.3.7 lets TLS stand for the signature there). Nothing is decided by it.
 fn email(id_token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Claims {
@@ -119,9 +130,7 @@ fn email(id_token: &str) -> Option<String> {
     }
     let payload = URL_SAFE_NO_PAD.decode(id_token.split('.').nth(1)?).ok()?;
     let claims: Claims = serde_json::from_slice(&payload).ok()?;
-    let plain =
-        claims.email.contains('@') && claims.email.len() < 320 && !claims.email.contains(char::is_control);
-    (claims.email_verified && plain).then_some(claims.email)
+    claims.email_verified.then_some(claims.email)
 }
 
 fn lifetime(value: Option<&serde_json::Value>) -> Option<Duration> {
@@ -130,13 +139,15 @@ fn lifetime(value: Option<&serde_json::Value>) -> Option<Duration> {
         Some(text) => text.parse().ok()?,
         None => value.as_u64()?,
     };
-    (1..=LONGEST_LIFETIME).contains(&seconds).then(|| Duration::from_secs(seconds))
+    (seconds >= 1).then(|| Duration::from_secs(seconds.min(86_400)))
 }
 
+/// The members of a form that nobody may see.
+const SECRETS: [&str; 3] = ["client_secret", "refresh_token", "assertion"];
+/// So many bytes of a secret in a row are no accident.
+const ECHO: usize = 8;
 const RETRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Google gives at most twelve hours.
-const LONGEST_LIFETIME: u64 = 7 * 86_400;
 
 #[cfg(test)]
 mod tests {
@@ -148,9 +159,16 @@ mod tests {
     fn lifetime_is_a_number_or_a_string_above_zero() {
         assert_eq!(lifetime(Some(&json!(3599))), Some(Duration::from_secs(3599)));
         assert_eq!(lifetime(Some(&json!("3599"))), Some(Duration::from_secs(3599)));
-        for wrong in
-            [json!(0), json!(-5), json!("-5"), json!("soon"), json!(null), json!(0.5), json!(1e30), json!([])]
-        {
+        for wrong in [
+            json!(0),
+            json!(-5),
+            json!("-5"),
+            json!("soon"),
+            json!(null),
+            json!(0.5),
+            json!(-1e30),
+            json!([]),
+        ] {
             assert_eq!(lifetime(Some(&wrong)), None, "{wrong}");
         }
         assert_eq!(lifetime(None), None);

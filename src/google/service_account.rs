@@ -36,9 +36,8 @@ pub async fn mint(
          new key",
         path.display()
     );
-    let mut token = oauth::exchange(world, &key.token_uri, &form, request.until, &what, &remedy).await?;
-    token.identity = Some(key.email.clone());
-    Ok(token)
+    let token = oauth::exchange(world, &key.token_uri, &form, request.until, &what, &remedy).await?;
+    Ok(token.with_identity(Some(key.email.clone())))
 }
 
 /// RFC 7523 section 3, in the form that Google documents.

@@ -26,9 +26,9 @@ pub async fn mint(
     ];
     let url = world.endpoints.token();
     let what = "the application default credentials";
-    let mut token = oauth::exchange(world, url, &form, request.until, what, REMEDY).await?;
-    token.identity = user.account.clone().or(token.identity);
-    Ok(token)
+    let token = oauth::exchange(world, url, &form, request.until, what, REMEDY).await?;
+    let identity = user.account.clone().or_else(|| token.identity.clone());
+    Ok(token.with_identity(identity))
 }
 
 const REMEDY: &str = "sign in again with `gcloud auth application-default login`";

@@ -51,6 +51,9 @@ pub enum HttpFault {
     /// Nothing came in time.
     #[error("{host} did not answer within {} s", waited.as_secs_f32().ceil())]
     Deadline { host: String, waited: Duration },
+    /// A proxy that would have to be spoken to in another way than plain HTTP.
+    #[error("the proxy for {host} is named with a scheme that is not http")]
+    Proxy { host: String },
     /// A URL that cannot be asked, from a file of the user's.
     #[error("{0:?} is not a URL that can be asked")]
     Url(String),
@@ -82,7 +85,7 @@ impl Opaque {
 impl Fault for HttpFault {
     fn kind(&self) -> Kind {
         match self {
-            Self::Setup(_) | Self::Url(_) => Kind::Configuration,
+            Self::Setup(_) | Self::Url(_) | Self::Proxy { .. } => Kind::Configuration,
             Self::Connect { .. } | Self::Certificate { .. } => Kind::Unreachable,
             Self::Broken { .. } | Self::TooLarge { .. } => Kind::Upstream,
             Self::Deadline { .. } => Kind::Deadline,
@@ -106,6 +109,10 @@ impl Fault for HttpFault {
                 "something between this machine and Google answers in its place; run `valetkey doctor`"
                     .to_owned()
             }
+            Self::Proxy { .. } => {
+                "write HTTPS_PROXY (or ALL_PROXY) as http://HOST:PORT; what is sent to Google is encrypted all the same"
+                    .to_owned()
+            }
             Self::Url(_) => return None,
         })
     }
@@ -124,11 +131,11 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// `Retry-After` in its form of seconds.
+    /// `Retry-After` in its form of seconds, at most an hour.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        let seconds = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-        Some(Duration::from_secs(seconds))
+        let seconds: u64 = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds.min(3600)))
     }
 }
 
@@ -216,6 +223,9 @@ impl HttpClient {
         let client = self.shared.secure.get_or_init(|| self.shared.build()).as_ref();
         let client = client.map_err(|error| HttpFault::Setup(error.clone()))?;
         let host = host_of(request.uri());
+        if !self.shared.connector.can_reach(request.uri()) {
+            return Err(HttpFault::Proxy { host });
+        }
         finish(host, until, client.request(request)).await
     }
 }

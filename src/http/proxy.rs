@@ -43,6 +43,13 @@ impl ProxyConnector {
         Self { direct, proxies: Arc::new(proxies) }
     }
 
+    /// Whether the way to an origin is direct, or by a proxy that is spoken to in plain HTTP. Nothing else is
+    /// spoken here, and what is meant for an encrypted proxy must not be sent in clear.
+    #[must_use]
+    pub fn can_reach(&self, uri: &Uri) -> bool {
+        self.proxies.intercept(uri).is_none_or(|proxy| proxy.uri().scheme_str() == Some("http"))
+    }
+
     /// The proxy that would be used for an origin, for `doctor`. Shows no user name and no password.
     #[must_use]
     pub fn proxy_for(&self, uri: &Uri) -> Option<String> {
@@ -94,6 +101,10 @@ mod tests {
             proxy(&[("all_proxy", "http://p.test:80")], "https://a.test/").as_deref(),
             Some("p.test:80")
         );
+        let socks: Environment = [("ALL_PROXY", "socks5://p.test:1080")].into_iter().collect();
+        assert!(!ProxyConnector::new(&socks).can_reach(&"https://a.test/".parse().unwrap()));
+        let tls: Environment = [("HTTPS_PROXY", "https://u:p@p.test")].into_iter().collect();
+        assert!(!ProxyConnector::new(&tls).can_reach(&"https://a.test/".parse().unwrap()));
         assert_eq!(proxy(&[("HTTP_PROXY", "http://p.test:80")], "https://a.test/"), None);
     }
 }

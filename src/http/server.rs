@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use super::headers::{JSON, PROBLEM};
+use super::patient::Patient;
 use crate::error::{Failure, Kind};
 
 /// Every body that we send is complete before its head goes out.
@@ -63,7 +64,7 @@ where
         .header_read_timeout(HEADER_TIME)
         .max_buf_size(LARGEST_HEAD)
         .max_headers(MOST_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream)), service);
     let mut connection = pin!(connection);
     // An error here is the peer's: it went away or did not speak HTTP. hyper has answered what can be answered.
     tokio::select! {

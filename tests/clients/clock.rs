@@ -8,13 +8,13 @@ use super::client::skip;
 use super::harness::Sandbox;
 
 /// The daemon's command under libfaketime, and the file by which its clock is set: `+90` is ninety seconds ahead.
-pub struct FakeClock {
-    pub command: Command,
-    pub setting: PathBuf,
+pub(super) struct FakeClock {
+    pub(super) command: Command,
+    pub(super) setting: PathBuf,
 }
 
 impl FakeClock {
-    pub fn new(sandbox: &Sandbox) -> Option<Self> {
+    pub(super) fn new(sandbox: &Sandbox) -> Option<Self> {
         let Some(library) = libfaketime() else {
             skip("there is no libfaketime: apt-get install libfaketime");
             return None;

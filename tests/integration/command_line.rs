@@ -70,7 +70,9 @@ fn a_foreign_service_ends_at_once_and_in_silence() {
 fn another_username_gets_one_line_and_no_token() {
     let sandbox = Sandbox::new();
     sandbox.sign_in();
-    for name in ["__token__", "_json_key", "a\u{1b}[2Jb"] {
+    for name in ["__token__", "_json_key", "a\u{1b}[2Jb", "ya29.a-token-in-the-wrong-place"] {
+        let run = sandbox.run(&mut sandbox.keyring(["get", &sandbox.index(), name]));
+        assert!(!run.stderr.contains('\u{1b}') && !run.stderr.contains("ya29"), "{run:?}");
         assert_refused(
             &sandbox.run(&mut sandbox.keyring(["get", &sandbox.index(), name])),
             "no password for user",
@@ -151,7 +153,8 @@ fn a_started_daemon_holds_nothing_of_its_parents_open() {
     assert_given(&sandbox.run(&mut command));
     drop(command);
     assert!(sandbox.socket().exists(), "the daemon runs");
-    std::io::Read::read_to_end(&mut reader, &mut Vec::new()).unwrap();
+    let end = std::thread::spawn(move || std::io::Read::read_to_end(&mut reader, &mut Vec::new()));
+    Sandbox::wait_until("the parent's pipe ends", || end.is_finished());
     let note = std::fs::read_to_string(sandbox.path("run/valetkey/daemon.lock")).unwrap();
     let pid = serde_json::from_str::<serde_json::Value>(&note).unwrap()["pid"].to_string();
     assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(), Some("/"));
@@ -288,4 +291,26 @@ fn doctor_tries_every_step_and_names_the_one_that_fails() {
         foreign.stdout.contains("FAIL request") && foreign.stdout.contains("not a registry"),
         "{foreign:?}"
     );
+}
+
+#[test]
+fn the_other_words_of_the_real_program_are_answered() {
+    let sandbox = Sandbox::new();
+    let ask = |arguments: &[&str]| sandbox.run(&mut sandbox.keyring(arguments));
+    let run = ask(&["--list-backends"]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "valetkey.Keyring (priority: 9)\n"));
+    let run = ask(&["diagnose"]);
+    let home = sandbox.path("home").display().to_string();
+    let expected = format!(
+        "config path: {home}/.config/valetkey/config.toml\ndata root: {home}/.local/state/valetkey\n"
+    );
+    assert_eq!((run.code, run.stdout), (Some(0), expected));
+    let run = ask(&["--help"]);
+    assert!(
+        run.code == Some(0) && run.stdout.starts_with("usage: keyring ") && run.stderr.is_empty(),
+        "{run:?}"
+    );
+    assert_refused(&ask(&["--disable"]), "PIP_KEYRING_PROVIDER=disabled");
+    assert_refused(&ask(&["--print-completion", "bash"]), "valetkey completions SHELL");
+    assert_refused(&ask(&["-b", "some.Backend", "get", "s", "u"]), "no other backends");
 }

@@ -33,6 +33,12 @@ fn call(sandbox: &Sandbox, method: &str, path: &str, body: &str) -> (u16, String
     (status, reply.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
+/// What the daemon says of its own connections, if it has a place for the question.
+fn open_connections(sandbox: &Sandbox) -> Option<u32> {
+    let metrics = exchange(sandbox, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    metrics.lines().find_map(|line| line.strip_prefix("valetkey_connections "))?.parse().ok()
+}
+
 /// Starts many helpers at once.
 fn crowd(sandbox: &Sandbox, size: usize) -> Vec<std::process::Child> {
     (0..size).map(|_| sandbox.get().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).collect()
@@ -305,7 +311,9 @@ fn a_daemon_whose_socket_is_removed_ends_and_the_next_one_starts() {
     sandbox.sign_in();
     let mut daemon = sandbox.serve();
     fs::remove_dir_all(sandbox.runtime()).unwrap();
-    assert!(daemon.child.wait().unwrap().success());
+    Sandbox::wait_until("the daemon ends", || {
+        daemon.child.try_wait().unwrap().is_some_and(|end| end.success())
+    });
     assert_given(&sandbox.run(&mut sandbox.get()));
     assert!(sandbox.socket().exists());
 }
@@ -374,6 +382,7 @@ fn ten_thousand_idle_connections_keep_no_helper_out() {
     let first = assert_given(&sandbox.run(&mut sandbox.get()));
     assert_eq!(assert_given(&sandbox.run(&mut sandbox.get())), first);
     assert_eq!(sandbox.google.token_requests().len(), 1, "the daemon answered, nobody had to in its place");
+    assert!(open_connections(&sandbox).unwrap() <= 1100, "the number of connections is bounded");
     drop(idle);
 }
 
@@ -536,4 +545,95 @@ fn no_secret_is_in_an_argument_or_a_variable_of_any_process() {
         assert_given(&run);
     }
     sandbox.hunt();
+}
+
+#[test]
+fn an_asker_without_time_spoils_nothing_for_the_others() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    let _daemon = sandbox.serve();
+    sandbox.google.token_fault_always(Some(Fault::Delay(Duration::from_millis(600))));
+    let url = sandbox.index();
+    let (status, _) =
+        call(&sandbox, "POST", "/v1/credential", &format!(r#"{{"url":"{url}","deadline_ms":0}}"#));
+    assert_eq!(status, 504);
+    assert_given(&sandbox.run(&mut sandbox.get()));
+}
+
+#[test]
+fn the_api_remembers_for_an_asker_that_its_url_was_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    let _daemon = sandbox.serve();
+    let (insecure, bare) =
+        (sandbox.index().replace("https", "http"), format!("localhost:{}", sandbox.google.port()));
+    let ask = |url: &str, asker: &str| {
+        call(&sandbox, "POST", "/v1/credential", &format!(r#"{{"url":"{url}","asker":"{asker}"}}"#)).0
+    };
+    assert_eq!((ask(&bare, "1:1"), ask(&insecure, "1:1"), ask(&bare, "1:1")), (200, 403, 403));
+    assert_eq!((ask(&bare, "2:2"), ask(&sandbox.index(), "1:1")), (200, 200));
+}
+
+#[test]
+fn busy_connections_are_bounded_too() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    let _daemon = sandbox.serve();
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let bodyless = b"POST /v1/credential HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    let mut held = Vec::new();
+    for _ in 0..1500 {
+        let mut stream = UnixStream::connect(sandbox.socket()).unwrap();
+        let _ = stream.write_all(bodyless);
+        held.push(stream);
+    }
+    // All places are taken by requests whose bodies do not come: a helper answers by itself.
+    assert_given(&sandbox.run(&mut sandbox.get()));
+    drop(held);
+    Sandbox::wait_until("the places are free again", || {
+        open_connections(&sandbox).is_some_and(|open| open < 10)
+    });
+}
+
+#[test]
+fn settings_without_meaning_are_refused() {
+    let sandbox = Sandbox::new();
+    for idle in ["0s", "soon", "18446744073709551615s", "99999d"] {
+        let run = sandbox.run(sandbox.valetkey().arg("serve").env("VALETKEY_IDLE", idle));
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{run:?}");
+        assert!(run.stderr.starts_with("error: VALETKEY_IDLE is "), "{run:?}");
+    }
+}
+
+#[test]
+fn stop_speaks_of_the_daemon_that_was_named() {
+    let sandbox = Sandbox::new();
+    let _own = sandbox.serve();
+    fs::create_dir(sandbox.path("other")).unwrap();
+    fs::set_permissions(sandbox.path("other"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let mut other =
+        sandbox.valetkey().arg("serve").env("XDG_RUNTIME_DIR", sandbox.path("other")).spawn().unwrap();
+    let socket = sandbox.path("other/valetkey/valetkey.sock");
+    Sandbox::wait_until("the other serves", || UnixStream::connect(&socket).is_ok());
+    let run = sandbox.run(sandbox.valetkey().arg("stop").env("VALETKEY_SOCKET", &socket));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.took < Duration::from_secs(8), "{run:?}");
+    assert!(other.wait().unwrap().success());
+    assert_eq!(call(&sandbox, "GET", "/health/live", "").0, 200);
+}
+
+#[test]
+fn what_is_malformed_is_in_the_audit_log_too() {
+    let sandbox = Sandbox::new();
+    let mut daemon = sandbox.serve();
+    call(&sandbox, "POST", "/v1/credential", r#"{"url":5}"#);
+    let other = format!(r#"{{"url":"{}","username":"__token__"}}"#, sandbox.index());
+    call(&sandbox, "POST", "/v1/credential", &other);
+    daemon.terminate();
+    let log = daemon.log();
+    let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert_eq!(lines[1]["repository"], "acme/private", "{log}");
 }

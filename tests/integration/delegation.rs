@@ -107,3 +107,23 @@ fn a_keyring_in_the_working_directory_is_never_run() {
         assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{path:?}");
     }
 }
+
+#[test]
+fn the_next_keyring_starts_with_what_we_were_started_with() {
+    let sandbox = Sandbox::new();
+    sandbox.script("elsewhere/keyring", "#!/bin/sh\numask\nulimit -c\n");
+    let path = format!("{}:{}", sandbox.path("bin").display(), sandbox.path("bin/elsewhere").display());
+    let mut command = sandbox.command("/bin/sh");
+    command.args(["-c", "umask 0027; umask; ulimit -c; keyring get foreign u"]).env("PATH", path);
+    let run = sandbox.run(&mut command);
+    let lines: Vec<_> = run.stdout.lines().collect();
+    assert_eq!(lines[..2], lines[2..], "{run:?}");
+}
+
+#[test]
+fn a_wrong_configuration_keeps_nobody_from_other_keyrings() {
+    let (sandbox, path) = sandbox_with_other();
+    sandbox.configure("colour = \"red\"\n");
+    let run = sandbox.run(sandbox.keyring(["get", "https://example.test/simple/", "u"]).env("PATH", path));
+    assert_eq!(run.code, Some(7), "{run:?}");
+}

@@ -11,7 +11,7 @@ fn gcloud(token: &str, expiry: &str) -> String {
     let answer = format!(
         r#"{{"configuration": {{"properties": {{"core": {{"account": "dev@acme.example"}}}}}}, "credential": {{"access_token": "{token}", "token_expiry": "{expiry}"}}}}"#
     );
-    format!("#!/bin/sh\necho \"$@\" >> \"$HOME/gcloud.calls\"\necho '{answer}'\n")
+    format!("#!/bin/sh\necho \"$@\" >> \"$HOME/gcloud.calls\"\nprintf '%s\n' '{answer}'\n")
 }
 
 const FUTURE: &str = "2100-01-01T00:00:00Z";
@@ -189,4 +189,84 @@ fn no_credential_at_all_lists_what_was_tried() {
     for place in ["application_default_credentials.json", "no gcloud on PATH", "no metadata server"] {
         assert!(run.stderr.contains(place), "{run:?}");
     }
+}
+
+/// A gcloud whose token names the account that it was told to use.
+const TELLING: &str = "#!/bin/sh\necho '{\"credential\": {\"access_token\": \"ya29.'\"${CLOUDSDK_CORE_ACCOUNT:-none}\"'\", \"token_expiry\": \"2100-01-01T00:00:00Z\"}}'\n";
+
+#[test]
+fn gclouds_account_is_the_askers_and_never_the_daemons() {
+    let sandbox = Sandbox::new();
+    sandbox.script("gcloud", TELLING);
+    let _daemon = sandbox.serve_with(sandbox.valetkey().env("CLOUDSDK_CORE_ACCOUNT", "admin"));
+    let ask = |pairs: &[(&str, &str)]| assert_given(&sandbox.run(sandbox.get().envs(pairs.iter().copied())));
+    assert_eq!(ask(&[("VALETKEY_CREDENTIAL", "gcloud"), ("CLOUDSDK_CORE_ACCOUNT", "ci")]), "ya29.ci");
+    assert_eq!(ask(&[("VALETKEY_CREDENTIAL", "gcloud")]), "ya29.none");
+    assert_eq!(ask(&[("CLOUDSDK_CONFIG", "elsewhere")]), "ya29.none");
+    // Whoever names nothing gets what the daemon was given.
+    assert_eq!(ask(&[]), "ya29.admin");
+}
+
+#[test]
+fn another_gcloud_configuration_counts_without_a_restart() {
+    let sandbox = Sandbox::new();
+    let script = "#!/bin/sh\nread account < \"$HOME/account\"\necho '{\"credential\": {\"access_token\": \"ya29.'$account'\", \"token_expiry\": \"2100-01-01T00:00:00Z\"}}'\n";
+    sandbox.script("gcloud", script);
+    sandbox.write("home/account", "alice\n");
+    sandbox.write("home/.config/gcloud/active_config", "work");
+    sandbox.write("home/.config/gcloud/configurations/config_work", "alice");
+    let _daemon = sandbox.serve();
+    assert_eq!(assert_given(&sandbox.run(&mut sandbox.get())), "ya29.alice");
+    sandbox.write("home/account", "bob\n");
+    sandbox.write("home/.config/gcloud/configurations/config_work", "bob's own");
+    Sandbox::wait_until("bob", || assert_given(&sandbox.run(&mut sandbox.get())) == "ya29.bob");
+}
+
+#[test]
+fn a_helper_with_another_home_gets_the_identity_of_that_home() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    let other = sandbox.google.authorized_user("other@acme.example");
+    sandbox.write("other/.config/gcloud/application_default_credentials.json", &other);
+    let own = assert_given(&sandbox.run(&mut sandbox.get()));
+    let configuration = sandbox.path("home/.config");
+    let mut command = sandbox.get();
+    command.env("HOME", sandbox.path("other")).env("XDG_CONFIG_HOME", configuration);
+    assert_ne!(assert_given(&sandbox.run(&mut command)), own);
+    let identities: Vec<_> =
+        sandbox.google.token_requests().into_iter().filter_map(|it| it.identity).collect();
+    assert_eq!(identities, ["developer@acme.example", "other@acme.example"]);
+}
+
+#[test]
+fn what_cannot_be_a_token_reaches_nobody() {
+    let sandbox = Sandbox::new();
+    let script = |token: &str, expiry: &str| {
+        sandbox.script("gcloud", &gcloud(token, expiry));
+        sandbox.run(&mut sandbox.get())
+    };
+    for token in ["ya29.a\\nb", "ya29.\\u001b[2J", "", "ya29.a b"] {
+        assert_refused(&script(token, FUTURE), "cannot be sent in a header");
+    }
+    // However far away a program says the end is, nobody's token lives that long.
+    let json = |run: super::Run| serde_json::from_str::<serde_json::Value>(&run.stdout).unwrap();
+    sandbox.script("gcloud", &gcloud("ya29.long", "9999-12-31T23:59:59-12:00"));
+    let token = json(sandbox.run(sandbox.valetkey().args(["token", "--format", "json"])));
+    assert!(!token["expires"].as_str().unwrap().starts_with("9999"), "{token}");
+}
+
+#[test]
+fn a_variable_that_decides_and_cannot_be_read_is_an_error() {
+    use std::os::unix::ffi::OsStringExt;
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    let odd = std::ffi::OsString::from_vec(b"ci\xff".to_vec());
+    assert_refused(
+        &sandbox.run(sandbox.get().env("CLOUDSDK_CORE_ACCOUNT", odd)),
+        "CLOUDSDK_CORE_ACCOUNT is not text",
+    );
+    let run = sandbox.run(sandbox.get().env("GCE_METADATA_HOST", "user:hunter2@["));
+    assert_refused(&run, "GCE_METADATA_HOST is not a host");
+    assert!(!run.stderr.contains("hunter2"));
+    assert!(sandbox.google.token_requests().is_empty());
 }

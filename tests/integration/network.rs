@@ -146,3 +146,16 @@ fn an_extra_ca_that_is_none_is_told() {
     std::fs::remove_file(sandbox.path("ca.pem")).unwrap();
     assert_refused(&ask(&sandbox, &[]), "cannot read extra_ca");
 }
+
+#[test]
+fn a_proxy_that_would_have_to_be_spoken_to_in_another_way_is_never_spoken_to() {
+    let sandbox = sandbox();
+    let proxy = Proxy::start("200 Connection established");
+    for scheme in ["https", "socks5", "socks5h"] {
+        let url = format!("{scheme}://alice:hunter2@{}", proxy.address);
+        let run = ask(&sandbox, &[("HTTPS_PROXY", &url)]);
+        assert_refused(&run, "a scheme that is not http");
+        assert!(!run.stderr.contains("hunter2"), "{run:?}");
+    }
+    assert!(proxy.heads().is_empty());
+}

@@ -141,3 +141,57 @@ fn a_disk_that_fills_up_under_the_daemon_costs_log_lines_only() {
     assert!(run.stdout.starts_with("ya29."), "{run:?}");
     assert!(run.stderr.contains("\"started_by\": \"helper\""), "{run:?}");
 }
+
+/// The note in the lock chooses an identity, so that in a directory of somebody else's it must count for nothing.
+#[test]
+fn a_note_that_another_user_could_have_planted_is_not_read() {
+    let sandbox = signed_in();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let note = serde_json::json!({
+        "pid": 1, "version": "x", "boot": boot.trim(),
+        "source": {"kind": "metadata", "host": sandbox.google.metadata_address()},
+    });
+    sandbox.write("run/valetkey/daemon.lock", &note.to_string());
+    fs::set_permissions(sandbox.runtime(), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_unsafe(&sandbox, "has mode 0755");
+    assert!(sandbox.google.metadata_requests().is_empty());
+    // In a private directory it is the daemon's word.
+    fs::set_permissions(sandbox.runtime(), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_given(&sandbox.run(&mut sandbox.get()));
+    assert!(!sandbox.google.metadata_requests().is_empty());
+    let status = sandbox.run(sandbox.valetkey().arg("status")).stdout;
+    assert!(status.contains("1. metadata server at"), "{status}");
+    let doctor = sandbox.run(sandbox.valetkey().arg("doctor")).stdout;
+    assert!(doctor.contains("a daemon that was killed had been given the identity"), "{doctor}");
+}
+
+#[test]
+fn a_named_pipe_in_the_place_of_a_file_hangs_nobody() {
+    for below in
+        ["run/valetkey/daemon.lock", "home/.config/valetkey/config.toml", "run/valetkey/valetkey.sock"]
+    {
+        let sandbox = signed_in();
+        let path = sandbox.path(below);
+        let _ = fs::remove_file(&path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o700)).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
+        let run = sandbox.run(&mut sandbox.get());
+        assert!(run.took.as_secs() < 10, "{below}: {run:?}");
+        assert_eq!(run.code == Some(0), below != "home/.config/valetkey/config.toml", "{below}: {run:?}");
+        let _ = fs::remove_file(&path);
+    }
+}
+
+#[test]
+fn bare_hosts_are_refused_where_a_refusal_could_not_be_remembered() {
+    let sandbox = signed_in();
+    fs::create_dir(sandbox.runtime()).unwrap();
+    fs::set_permissions(sandbox.runtime(), fs::Permissions::from_mode(0o777)).unwrap();
+    let bare = format!("localhost:{}", sandbox.google.port());
+    super::assert_refused(
+        &sandbox.run(&mut sandbox.keyring(["get", &bare, "oauth2accesstoken"])),
+        "no token for",
+    );
+}

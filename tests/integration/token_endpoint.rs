@@ -183,3 +183,34 @@ fn a_certificate_of_nobody_is_told() {
     command.env("GOOGLE_APPLICATION_CREDENTIALS", "key.json").env("SSL_CERT_FILE", sandbox.path("ca.pem"));
     assert_given(&sandbox.run(&mut command));
 }
+
+#[test]
+fn an_endpoint_that_repeats_a_secret_is_not_quoted() {
+    let sandbox = prepared(true);
+    let file: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(sandbox.path(super::harness::ADC)).unwrap()).unwrap();
+    let secret = file["refresh_token"].as_str().unwrap();
+    let echo = Fault::OAuthError {
+        code: 400,
+        error: "invalid_grant".to_owned(),
+        subtype: None,
+        description: format!("got refresh_token={secret}"),
+    };
+    sandbox.google.token_fault_always(Some(echo));
+    let run = ask(&sandbox, true);
+    assert_refused(&run, "invalid_grant");
+    assert!(!run.stderr.contains("refresh_token="), "{run:?}");
+    sandbox.hunt();
+}
+
+#[test]
+fn patience_beyond_all_measure_is_no_panic() {
+    for seconds in [u64::MAX, i64::MAX.unsigned_abs(), 1 << 40] {
+        let sandbox = prepared(true);
+        sandbox.google.token_fault_always(Some(Fault::retry_after(429, seconds)));
+        assert_refused(&ask(&sandbox, true), "status 429; try again in 3600 s");
+        assert_refused(&ask(&sandbox, true), "status 429");
+        assert_eq!(sandbox.google.token_requests().len(), 1);
+        assert!(!sandbox.log().contains("panicked"), "{}", sandbox.log());
+    }
+}
