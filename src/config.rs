@@ -251,7 +251,7 @@ fn read(path: &Path) -> Result<Option<String>, ConfigFault> {
     if data.mode() & 0o022 != 0 {
         return Err(ConfigFault::Writable(path.to_owned()));
     }
-    let mut text = String::new();
+    let mut text = String::with_capacity(4096);
     file.take(LARGEST).read_to_string(&mut text).map_err(wrong)?;
     Ok(Some(text))
 }

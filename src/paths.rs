@@ -184,7 +184,7 @@ pub fn check_private(path: &Path) -> Result<bool, PathFault> {
 /// When it is missing, unreadable, something else than a file, or larger than `largest` bytes.
 pub fn read_regular(path: &Path, largest: u64) -> io::Result<String> {
     let file = open_regular(path, false)?;
-    let mut text = String::new();
+    let mut text = String::with_capacity(4096);
     // One byte more than allowed tells a file that is too large from one that just fits.
     (&file).take(largest + 1).read_to_string(&mut text)?;
     if text.len() as u64 > largest { Err(io::Error::other("it is too large")) } else { Ok(text) }

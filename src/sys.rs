@@ -4,9 +4,10 @@
 //! it that POSIX gives them.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::str::FromStr;
 
 #[cfg(target_os = "linux")]
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -82,6 +83,18 @@ pub fn close_inherited_descriptors() {
     }
 }
 
+/// Gives memory that a burst needed back to the system: the C library keeps it for good otherwise.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "a function of the C library that has no safe wrapper")]
+pub fn give_back_memory() {
+    // SAFETY: it takes no pointer, and is safe to call from any thread at any time.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other C libraries give memory back by themselves, or never.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn give_back_memory() {}
+
 /// The pid and start time of the process that called us, as one opaque word: a pid alone is used again.
 #[must_use]
 pub fn parent_identity() -> Option<String> {
@@ -93,15 +106,23 @@ pub fn parent_identity() -> Option<String> {
 /// The process that started another one: field 4 of `/proc/PID/stat`.
 #[must_use]
 pub fn parent_of(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+    stat_field(pid, 4)
+}
+
+/// A numeric field of `/proc/PID/stat`, counted from 1 as its manual does.
+fn stat_field<T: FromStr>(pid: i32, field: usize) -> Option<T> {
+    let mut stat = [0; 1024];
+    let read = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
+    // The second field is a name in parentheses that may itself hold blanks and parentheses, and any byte.
+    let stat = stat.get(..read)?;
+    let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    let fields = std::str::from_utf8(stat.get(after_name..)?).ok()?;
+    fields.split_ascii_whitespace().nth(field.checked_sub(3)?)?.parse().ok()
 }
 
 /// Clock ticks between boot and the start of a process: field 22 of `/proc/PID/stat`.
 fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is a name in parentheses that may itself hold blanks and parentheses.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    stat_field(pid, 22)
 }
 
 /// The executable of a process, for the audit line; its short name where the kernel keeps the path from us, as

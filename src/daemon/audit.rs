@@ -56,6 +56,8 @@ struct Buffer {
     bytes: Vec<u8>,
     dropped: u64,
     closed: bool,
+    /// The writing thread waits to be told that there is something.
+    asleep: bool,
 }
 
 /// Ends the writing thread, with everything written that was logged before.
@@ -92,46 +94,46 @@ impl Log {
     }
 
     pub fn audit(&self, line: &Line<'_>) {
-        let mut shared = self.0.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = shared.bytes.len();
-        if before > LARGEST_BACKLOG {
-            shared.dropped += 1;
-            return;
-        }
-        if serde_json::to_writer(&mut shared.bytes, line).is_err() {
-            shared.bytes.truncate(before);
-            return;
-        }
-        shared.bytes.push(b'\n');
-        if before == 0 {
-            self.0.filled.notify_one();
+        if let Ok(mut bytes) = serde_json::to_vec(line) {
+            bytes.push(b'\n');
+            self.append(&bytes);
         }
     }
 
     fn append(&self, bytes: &[u8]) {
-        let mut shared = self.0.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        if shared.bytes.len() > LARGEST_BACKLOG {
-            shared.dropped += 1;
-            return;
+        let wake = {
+            let mut buffer = self.0.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+            if buffer.bytes.len() > LARGEST_BACKLOG {
+                buffer.dropped += 1;
+                return;
+            }
+            buffer.bytes.extend_from_slice(bytes);
+            std::mem::take(&mut buffer.asleep)
+        };
+        if wake {
+            self.0.filled.notify_one();
         }
-        shared.bytes.extend_from_slice(bytes);
-        self.0.filled.notify_one();
     }
 
     fn write_out(&self, sink: &mut Sink) {
         let mut taken = Vec::new();
         loop {
-            let (dropped, closed) = {
-                let shared = self.0.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut shared = self
-                    .0
-                    .filled
-                    .wait_while(shared, |shared| shared.bytes.is_empty() && !shared.closed)
-                    .unwrap_or_else(PoisonError::into_inner);
-                taken.clear();
-                std::mem::swap(&mut taken, &mut shared.bytes);
-                (std::mem::take(&mut shared.dropped), shared.closed)
-            };
+            let mut buffer = self.0.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+            while buffer.bytes.is_empty() && !buffer.closed {
+                buffer.asleep = true;
+                buffer = self.0.filled.wait(buffer).unwrap_or_else(PoisonError::into_inner);
+            }
+            if !buffer.closed {
+                // One wake-up takes the lines of a whole crowd: waking for each would cost more than writing it.
+                drop(buffer);
+                std::thread::sleep(GATHER);
+                buffer = self.0.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+            }
+            buffer.asleep = false;
+            taken.clear();
+            std::mem::swap(&mut taken, &mut buffer.bytes);
+            let (dropped, closed) = (std::mem::take(&mut buffer.dropped), buffer.closed);
+            drop(buffer);
             if dropped > 0 {
                 taken.extend_from_slice(
                     format!("{{\"verdict\":\"lines lost\",\"count\":{dropped}}}\n").as_bytes(),
@@ -216,6 +218,8 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, size))
 }
 
+/// How long lines gather before they are written together.
+const GATHER: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 const LARGEST_BACKLOG: usize = 8 << 20;
 const LARGEST_FILE: u64 = 8 << 20;

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::peer::Peer;
 use super::route::Routes;
 use super::{Bound, Daemon};
 use crate::http::server::{Line, serve_connection};
+use crate::sys;
 
 /// Serves one listener until the daemon stops, then gives what is owed.
 pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
@@ -28,6 +29,7 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
     let lines = Arc::new(Lines::default());
     let mut tasks = JoinSet::new();
     let mut number = 0_u64;
+    let (mut most, mut calm) = (0, None);
     loop {
         tokio::select! {
             accepted = socket.accept() => match accepted {
@@ -41,6 +43,7 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
                         number,
                     };
                     tasks.spawn(connection.serve(stream, line));
+                    most = most.max(tasks.len());
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: it passes when a connection ends.
@@ -49,7 +52,15 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
                 }
             },
             // Reaps what has ended, so that the set stays small.
-            Some(_) = tasks.join_next() => {}
+            Some(_) = tasks.join_next() => {
+                if tasks.is_empty() && std::mem::take(&mut most) > CROWD {
+                    calm = Some(Instant::now() + CALM);
+                }
+            }
+            () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() => {
+                calm = None;
+                sys::give_back_memory();
+            }
             () = daemon.stopping() => break,
         }
     }
@@ -111,6 +122,9 @@ impl Lines {
     }
 }
 
+/// So many connections at once leave memory behind that is worth giving back, a moment after the last has gone.
+const CROWD: usize = 32;
+const CALM: Duration = Duration::from_secs(1);
 /// One connection costs a descriptor and some ten kilobytes.
 const MOST_CONNECTIONS: usize = 1024;
 /// Answers that are owed at the end have this long: an ask lives nine seconds.

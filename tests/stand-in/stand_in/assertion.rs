@@ -47,7 +47,8 @@ pub(super) fn verify(
     if header["alg"] != "RS256" || key.verify(signed.as_bytes(), &signature).is_err() {
         return Err(("invalid_grant", "Invalid JWT Signature."));
     }
-    if claims["aud"] != audience {
+    // Google's own libraries sign for this one whatever the key file says.
+    if claims["aud"] != audience && claims["aud"] != "https://oauth2.googleapis.com/token" {
         return Err(("invalid_grant", "Invalid JWT: Failed audience check."));
     }
     if !is_timely(&claims) {
