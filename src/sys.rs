@@ -83,6 +83,18 @@ pub fn close_inherited_descriptors() {
     }
 }
 
+/// Has the C library serve all threads from one heap. With one a thread, each keeps what a burst left in it.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "a function of the C library that has no safe wrapper")]
+pub fn use_one_heap() {
+    // SAFETY: it takes no pointer. It counts for the heaps that are not made yet, so it comes before any thread.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Other C libraries have one heap, or no such choice.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn use_one_heap() {}
+
 /// Gives memory that a burst needed back to the system: the C library keeps it for good otherwise.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "a function of the C library that has no safe wrapper")]

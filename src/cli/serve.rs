@@ -34,6 +34,7 @@ pub(super) fn run(started_by_helper: bool) -> Result<ExitCode, Failure> {
     }
     sys::harden();
     sys::raise_descriptor_limit();
+    sys::use_one_heap();
     let environment = Environment::capture();
     let paths = Paths::new(&environment);
     let config = Config::load(&environment, &paths)?;
