@@ -54,12 +54,7 @@ impl Finding {
     }
 
     fn wrong(step: &'static str, failure: &Failure) -> Self {
-        let mut text = failure.message.clone();
-        for cause in &failure.causes {
-            text.push_str(": ");
-            text.push_str(cause);
-        }
-        Self { level: Level::Wrong, step, text, hint: failure.hint.clone() }
+        Self { level: Level::Wrong, step, text: failure.sentence(), hint: failure.hint.clone() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The process environment, read once at the start and handed down.
 //!
-//! Nothing else in the crate looks at a variable, so that a test, or a daemon that was started with a cleaned
-//! environment, sees just what it was given.
+//! Nothing else in the crate looks at a variable, so that a test sees just what it gave. Two libraries do: the
+//! one for directories (`HOME`, `XDG_*`) and the one for root certificates (`SSL_CERT_FILE`, `SSL_CERT_DIR`).
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -140,14 +140,20 @@ impl Failure {
         self
     }
 
+    /// What happened and why, without what to do.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self.causes.as_slice() {
+            [] => self.message.clone(),
+            [cause] => format!("{}: {cause}", self.message),
+            causes => format!("{} ({})", self.message, causes.join("; ")),
+        }
+    }
+
     /// Everything on one line, for the protocols that have room for one line only.
     #[must_use]
     pub fn one_line(&self) -> String {
-        let mut line = self.message.clone();
-        for cause in &self.causes {
-            line.push_str(": ");
-            line.push_str(cause);
-        }
+        let mut line = self.sentence();
         if let Some(hint) = &self.hint {
             line.push_str("; ");
             line.push_str(hint);

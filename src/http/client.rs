@@ -103,7 +103,7 @@ impl Fault for HttpFault {
                     .to_owned()
             }
             Self::Connect { .. } | Self::Deadline { .. } => {
-                "check the network and HTTPS_PROXY, or run `valetkey doctor`".to_owned()
+                "check the network, and HTTPS_PROXY where a proxy is needed".to_owned()
             }
             Self::Broken { .. } | Self::TooLarge { .. } => {
                 "something between this machine and Google answers in its place; run `valetkey doctor`"

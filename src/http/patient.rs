@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Passes everything on, and fails a write that has made no progress for [`PATIENCE`].
+/// Passes everything on, and fails a write that has made no progress for ten seconds.
 #[derive(Debug)]
 pub struct Patient<S> {
     stream: S,
