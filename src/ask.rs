@@ -146,7 +146,7 @@ impl Ask {
             username: self.username.clone(),
             access: self.access,
             source: self.source.clone(),
-            directory: self.directory.clone().filter(|path| path.to_str().is_some()),
+            directory: self.directory.clone(),
             asker: self.asker.clone(),
             deadline_ms: u64::try_from(self.deadline.as_millis()).ok(),
         })

@@ -104,7 +104,8 @@ impl<U: Upstream> Broker<U> {
         match (&resolved, &ask.asker) {
             (Err(Rejection::Insecure { host, .. }), Some(asker)) => {
                 if refused.len() >= MOST_REFUSALS {
-                    refused.retain(|_, since| now < *since + REFUSAL);
+                    // Only somebody who makes askers up comes here, and forgets his own.
+                    refused.clear();
                 }
                 refused.insert(digest(asker, without_port(host)), now);
             }

@@ -97,7 +97,8 @@ impl Client {
         }
     }
 
-    /// Asks the owner's daemon. Only where it cannot be reached or stays silent is the answer made here.
+    /// Asks the owner's daemon. Only where it cannot be reached, stays silent, or is not ours, is the answer made
+    /// here.
     fn ask_owner(&self, path: &Path, ask: Ask, until: Instant) -> Result<Got, Failure> {
         let mut warning = match check_private(&self.paths.runtime) {
             // Whoever can reach into that directory could answer in the daemon's place.
@@ -114,7 +115,7 @@ impl Client {
             },
         };
         // A daemon that was killed leaves its identity to its helpers, and nobody starts one without it.
-        let left_behind = ask.source.is_none() && self.left_behind().is_some();
+        let left_behind = self.left_behind().is_some();
         let starts = warning.is_none() && !left_behind && self.config.auto_start;
         if starts && fallback::lives_long(self, ask.source.as_ref()) {
             match autostart::start(&self.paths, &self.environment, until) {

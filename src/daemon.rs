@@ -13,7 +13,7 @@ pub mod peer;
 pub mod route;
 
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::broker::choice::Sources;
+use crate::carrier::unix::inode;
 use crate::clock::Clock;
 use crate::daemon::audit::Log;
 use crate::error::Failure;
@@ -54,8 +55,41 @@ pub struct Bound {
     /// Where it is, for `status` and the audit line.
     pub path: PathBuf,
     pub grant: Grant,
-    /// Whether the file is ours to remove at the end.
-    pub owned: bool,
+    /// The file, where it is ours: to be removed at the end, and the end when somebody else removes it.
+    pub own: Option<SocketFile>,
+}
+
+/// A socket file of ours, as it was when it was bound.
+#[derive(Debug, Clone)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        let inode = inode(&path);
+        Self { path, inode }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the path still leads to us.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.inode.is_some() && inode(&self.path) == self.inode
+    }
+
+    /// Removes the file, unless the path leads to somebody else's by now.
+    pub fn remove(&self) {
+        if self.is_there() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// How a new broker is made when the configuration is read again.

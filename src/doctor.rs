@@ -140,14 +140,19 @@ async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
                 "decided by that daemon; the request below shows whether it works",
             ));
         }
-        Ok((Carrier::Owner(_), named)) => named.or_else(|| {
+        Ok((Carrier::Owner(path), named)) => named.or_else(|| {
             let left = client.left_behind()?;
-            let hint = "run `valetkey serve` with its identity again, or start and stop one to forget it";
-            tell(Finding::note(
-                "source",
-                "a daemon that was killed had been given the identity that follows",
-                hint,
-            ));
+            let soon = Instant::now() + Duration::from_secs(2);
+            tell(if call_own(&path, "GET", "/health/live", soon).is_ok() {
+                Finding::fine("source", "the daemon has been given the identity that follows")
+            } else {
+                let text = "a daemon that was killed had been given the identity that follows";
+                Finding::note(
+                    "source",
+                    text,
+                    "start one again with its identity, or start and stop one to forget it",
+                )
+            });
             Some(left)
         }),
         Err(_) => return,

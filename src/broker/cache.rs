@@ -93,6 +93,7 @@ struct Entry {
     forced: Option<Instant>,
     stamps: Option<Vec<Option<Stamp>>>,
     looked: Option<Instant>,
+    looking: bool,
     used: Option<Instant>,
 }
 
@@ -197,14 +198,15 @@ impl<U: Upstream> Cache<U> {
 
     /// Looks at the files behind a source, away from the runtime and not for long: they may lie on a network.
     async fn look(&self, key: &Key, until: Instant) {
-        let (inner, named) = (Arc::clone(&self.0), key.named.clone());
-        let look = tokio::task::spawn_blocking(move || inner.upstream.stamps(named.as_ref()));
-        let Ok(Ok(stamps)) = timeout_at(until.min(Instant::now() + LOOK_PATIENCE), look).await else {
-            return;
-        };
-        if let Some(entry) = self.0.state().entries.get_mut(key) {
-            entry.compare(stamps);
-        }
+        let (inner, key) = (Arc::clone(&self.0), key.clone());
+        let look = tokio::task::spawn_blocking(move || {
+            let stamps = inner.upstream.stamps(key.named.as_ref());
+            if let Some(entry) = inner.state().entries.get_mut(&key) {
+                entry.compare(stamps);
+            }
+        });
+        // One that takes longer goes on by itself; until it is back there is no other.
+        let _ = timeout_at(until.min(Instant::now() + LOOK_PATIENCE), look).await;
     }
 
     fn decide(&self, key: &Key, asker: Option<&Digest>, until: Instant) -> Step {
@@ -216,8 +218,9 @@ impl<U: Upstream> Cache<U> {
         let State { entries, tasks, .. } = &mut *state;
         let entry = entries.entry(key.clone()).or_default();
         entry.used = Some(now);
-        if entry.looked.is_none_or(|looked| now >= looked + LOOK_AGAIN) {
+        if !entry.looking && entry.looked.is_none_or(|looked| now >= looked + LOOK_AGAIN) {
             entry.looked = Some(now);
+            entry.looking = true;
             return Step::Look;
         }
         let token = entry.token.clone().filter(|minted| Age::of(&minted.token, time) < Age::Dead);
@@ -242,7 +245,9 @@ impl<U: Upstream> Cache<U> {
         }
         let running = entry.flight.clone().filter(|flight| flight.landing.has_changed().is_ok());
         if running.is_none() && tasks.len() >= MOST_FLIGHTS {
-            return Step::Fail(Failure::new(Kind::Local, "too many sources are being asked at once"));
+            let busy = Failure::new(Kind::Local, "too many sources are being asked at once")
+                .with_hint("try again in a moment");
+            return token.map_or_else(|| Step::Fail(busy), Step::Give);
         }
         let flight = running.unwrap_or_else(|| {
             if refused {
@@ -295,9 +300,12 @@ impl Entry {
     /// Forgets what came from a credential that has been replaced. Whatever is in flight then lands in an entry
     /// that does not know it.
     fn compare(&mut self, stamps: Vec<Option<Stamp>>) {
-        if self.stamps.as_ref().is_some_and(|old| *old != stamps) {
+        // A token that came before the first look was over may be of either identity.
+        let unknown = self.stamps.is_none() && self.token.is_some();
+        if unknown || self.stamps.as_ref().is_some_and(|old| *old != stamps) {
             *self = Self { looked: self.looked, used: self.used, ..Self::default() };
         }
+        self.looking = false;
         self.stamps = Some(stamps);
     }
 }

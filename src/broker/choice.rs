@@ -47,7 +47,8 @@ fn by_google(environment: &Environment) -> Result<Option<NamedSource>, Failure> 
         return Ok(Some(NamedSource::Gcloud { variables: gcloud_variables(environment)? }));
     }
     if let Some(path) = environment.get(GcloudVariables::DIRECTORY) {
-        return Ok(Some(NamedSource::GcloudDirectory { path: absolute(Path::new(path)) }));
+        let text = path.to_str().ok_or_else(|| unreadable(GcloudVariables::DIRECTORY, "not text"))?;
+        return Ok(Some(NamedSource::GcloudDirectory { path: absolute(Path::new(text)) }));
     }
     Ok(metadata_host(environment)?.map(|host| NamedSource::Metadata { host: Some(host) }))
 }
@@ -310,7 +311,7 @@ mod tests {
     fn a_value_that_cannot_be_read_is_an_error_and_never_counts_as_unset() {
         use std::os::unix::ffi::OsStringExt;
         let odd = std::ffi::OsString::from_vec(b"ci\xff".to_vec());
-        for name in ["CLOUDSDK_CORE_ACCOUNT", "GCE_METADATA_HOST"] {
+        for name in ["CLOUDSDK_CORE_ACCOUNT", "CLOUDSDK_CONFIG", "GCE_METADATA_HOST"] {
             let environment = [(name, odd.clone())].into_iter().collect();
             assert_eq!(named(None, &environment).unwrap_err().kind, Kind::Usage, "{name}");
         }

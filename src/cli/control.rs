@@ -15,11 +15,13 @@ use crate::http::server::failure_from_problem;
 pub(super) fn stop(environment: Environment) -> Result<ExitCode, Failure> {
     let client = Client::new(environment, None)?;
     let (carrier, _) = client.locate()?;
+    let note = || read_note(&client.paths.lock()).map(|note| note.pid);
+    let before = note();
     control(&client, "POST", "/v1/stop")?;
     // It gives what it owes first. The note goes with the lock, at the very end; of a daemon elsewhere only the
     // socket can be seen.
     let is_gone = || match &carrier {
-        Carrier::Owner(_) => read_note(&client.paths.lock()).is_none(),
+        Carrier::Owner(_) => before.is_none() || note() != before,
         Carrier::Found { path, .. } => connect(path, STEP).is_err(),
     };
     let give_up = Instant::now() + DRAIN;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use super::{print, terminal};
 use crate::ask::Ask;
-use crate::broker::{just_refused, other_username, rejected, without_port};
+use crate::broker::{other_username, rejected};
 use crate::client::{Client, delegate, refusals};
 use crate::environment::Environment;
 use crate::error::{Failure, Kind, printable};
@@ -85,7 +85,7 @@ impl Call<'_> {
         let Some(service) = get.service.to_str() else { return Err(self.pass_on().unwrap_or(End::Silent)) };
         let client = match Client::new(self.environment.clone(), None) {
             Ok(client) => client,
-            // A wrong configuration is no reason to keep other keyrings from what is surely not ours.
+            // A wrong configuration is no reason to keep other keyrings from what is not Google's.
             Err(failure) if Hosts::default().resolve(service) == Err(Rejection::NotOurs) => {
                 return Err(self.pass_on().unwrap_or(End::Said(failure)));
             }
@@ -97,7 +97,7 @@ impl Call<'_> {
             Err(Rejection::NotOurs) => return Err(self.pass_on().unwrap_or(End::Silent)),
             Err(rejection) => {
                 if let (Some(asker), Rejection::Insecure { host, .. }) = (&asker, &rejection) {
-                    refusals::remember(&client.paths, asker, without_port(host));
+                    refusals::remember(&client.paths, asker, host);
                 }
                 return Err(rejected(rejection).into());
             }
@@ -106,9 +106,8 @@ impl Call<'_> {
             let name = get.username.as_deref().unwrap_or_default().to_string_lossy();
             return Err(self.pass_on().unwrap_or_else(|| other_username(&registry.host, &name).into()));
         }
-        let host = without_port(&registry.host);
-        if !service.contains("://") && refusals::is_remembered(&client.paths, asker.as_deref(), host) {
-            return Err(just_refused(&registry.host).into());
+        if !service.contains("://") {
+            refusals::check(&client.paths, asker.as_deref(), &registry.host)?;
         }
         // From here on there are secrets in memory. Other keyrings start with what we were started with.
         sys::harden();
@@ -125,10 +124,9 @@ impl Call<'_> {
 
     /// There is nothing to store. For services that are not ours another keyring may know better.
     fn refuse_change(&self, entry: &Entry, text: &str) -> End {
-        let ours = Client::new(self.environment.clone(), None).is_ok_and(|client| {
-            let hosts = Hosts::new(&client.config.registries);
-            entry.service.to_str().is_some_and(|service| hosts.resolve(service) != Err(Rejection::NotOurs))
-        });
+        let hosts = Client::new(self.environment.clone(), None)
+            .map_or_else(|_| Hosts::default(), |client| Hosts::new(&client.config.registries));
+        let ours = entry.service.to_str().is_some_and(|it| hosts.resolve(it) != Err(Rejection::NotOurs));
         let passed = if ours { None } else { self.pass_on() };
         passed.unwrap_or_else(|| Failure::new(Kind::Refused, text).into())
     }

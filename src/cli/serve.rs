@@ -18,7 +18,7 @@ use crate::client::fallback;
 use crate::config::{Config, LogLevel};
 use crate::daemon::audit::{Log, LogGuard};
 use crate::daemon::instance::{Instance, InstanceFault, Note};
-use crate::daemon::{Bound, Daemon, StartedBy, run as run_daemon};
+use crate::daemon::{Bound, Daemon, SocketFile, StartedBy, run as run_daemon};
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::grant::Grant;
@@ -64,21 +64,23 @@ fn serve(
     log: Log,
 ) -> Result<(), Failure> {
     let source = choice::named(None, &environment)?;
-    let by_socket = !activated.is_empty();
-    let (listeners, instance) = if by_socket {
-        (activated, None)
-    } else {
+    let note = Note {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot: sys::boot_id(),
+        source: source.clone(),
+    };
+    // A helper that replaces an older daemon starts us while that one still gives what it owes.
+    let patience = if started_by == StartedBy::Helper { TAKE_OVER } else { Duration::ZERO };
+    let (listeners, instance) = if activated.is_empty() {
         ensure_private(&paths.runtime)?;
-        let note = Note {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            boot: sys::boot_id(),
-            source: source.clone(),
-        };
-        // A helper that replaces an older daemon starts us while that one still gives what it owes.
-        let patience = if started_by == StartedBy::Helper { TAKE_OVER } else { Duration::ZERO };
-        let instance = Instance::acquire(&paths.lock(), &note, patience)?;
+        let instance = Instance::acquire(&paths.lock(), patience)?;
         (vec![own_socket(&paths)?], Some(instance))
+    } else {
+        // An init system may hand over this user's own socket: then we are this user's daemon like any other.
+        let own = activated.iter().any(|bound| bound.path == paths.socket());
+        let instance = own.then(|| Instance::acquire(&paths.lock(), patience)).transpose()?;
+        (activated, instance)
     };
     let idle = (started_by == StartedBy::Helper).then_some(config.idle);
     let counters = Arc::new(Counters::default());
@@ -97,11 +99,10 @@ fn serve(
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Kind::Local, "cannot start").with_cause(error))?;
+    let serving = instance.map(|instance| instance.serve(&note)).transpose()?;
     runtime.block_on(run_daemon(daemon, listeners));
     runtime.shutdown_background();
-    if let Some(instance) = instance {
-        instance.release();
-    }
+    drop(serving);
     Ok(())
 }
 
@@ -116,7 +117,8 @@ fn own_socket(paths: &Paths) -> Result<Bound, Failure> {
             .with_cause(error)
             .with_hint("make room on that file system, or point XDG_RUNTIME_DIR elsewhere")
     })?;
-    Ok(Bound { socket, path, grant: Grant::owner(), owned: true })
+    let own = Some(SocketFile::new(path.clone()));
+    Ok(Bound { socket, path, grant: Grant::owner(), own })
 }
 
 /// The sockets that an init system hands over.
@@ -127,7 +129,7 @@ fn activation() -> Vec<Bound> {
         let Ok(Some(socket)) = given.take_unix_listener(index) else { continue };
         if socket.set_nonblocking(true).is_ok() {
             let path = path_of(&socket);
-            listeners.push(Bound { socket, path, grant: Grant::owner(), owned: false });
+            listeners.push(Bound { socket, path, grant: Grant::owner(), own: None });
         }
     }
     listeners

@@ -23,8 +23,13 @@ pub(super) fn run(
     let spinner = terminal::Spinner::start("asking for a token");
     let got = client.credential(ask);
     drop(spinner);
-    client.tidy();
-    let got = got?;
+    let got = match got {
+        Ok(got) => got,
+        Err(failure) => {
+            client.tidy();
+            return Err(failure);
+        }
+    };
     if let Some(warning) = got.warning {
         terminal::whisper(&format!("warning: {}", warning.one_line()));
     }
@@ -34,5 +39,6 @@ pub(super) fn run(
         Format::Header => format!("Authorization: Bearer {token}\n"),
         Format::Json => format!("{}\n", got.credential.to_json()),
     })?;
+    client.tidy();
     Ok(ExitCode::SUCCESS)
 }

@@ -7,8 +7,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::broker::REFUSAL;
+use crate::broker::{REFUSAL, just_refused, without_port};
 use crate::clock::{Clock, between};
+use crate::error::{Failure, Kind};
 use crate::paths::{Paths, ensure_private};
 use crate::secret::Fingerprint;
 
@@ -24,15 +25,29 @@ pub fn remember(paths: &Paths, asker: &str, host: &str) {
             let _ = fs::remove_file(mark.path());
         }
     }
-    let _ = File::create(mark(paths, asker, host));
+    let _ = File::create(mark(paths, asker, without_port(host)));
 }
 
-/// Whether this client was refused this host within the last minute. Where that cannot be known, because another
-/// user prepared the directory or it cannot be made, it has to be assumed.
-#[must_use]
-pub fn is_remembered(paths: &Paths, asker: Option<&str>, host: &str) -> bool {
-    let Some(asker) = asker else { return true };
-    ensure_private(&paths.runtime).is_err() || is_young(&mark(paths, asker, host))
+/// Refuses a bare host whose URL was refused to this client within the last minute. Where that cannot be known,
+/// because another user prepared the directory or none can be made, it has to be assumed.
+///
+/// # Errors
+/// Why the bare host gets nothing.
+pub fn check(paths: &Paths, asker: Option<&str>, host: &str) -> Result<(), Failure> {
+    let unknown = |reason: String| {
+        let text = format!("no token for the bare host {host}, since refusals cannot be remembered here");
+        Err(Failure::new(Kind::Refused, text)
+            .with_cause(reason)
+            .with_hint(format!("ask for https://{host}/…")))
+    };
+    let Some(asker) = asker else {
+        return unknown("the calling program cannot be told from others".to_owned());
+    };
+    match ensure_private(&paths.runtime) {
+        Err(fault) => unknown(fault.to_string()),
+        Ok(()) if is_young(&mark(paths, asker, without_port(host))) => Err(just_refused(host)),
+        Ok(()) => Ok(()),
+    }
 }
 
 fn mark(paths: &Paths, asker: &str, host: &str) -> PathBuf {
@@ -56,17 +71,15 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let runtime = top.path().join("valetkey");
         let paths = Paths { configuration: None, state: None, runtime, gcloud: None };
-        assert!(!is_remembered(&paths, Some("1:2"), "us-python.pkg.dev"));
+        let is_refused = |paths: &Paths, asker: Option<&str>, host: &str| check(paths, asker, host).is_err();
+        assert!(!is_refused(&paths, Some("1:2"), "us-python.pkg.dev"));
         remember(&paths, "1:2", "us-python.pkg.dev");
-        assert!(is_remembered(&paths, Some("1:2"), "us-python.pkg.dev"));
-        assert!(!is_remembered(&paths, Some("1:3"), "us-python.pkg.dev"));
-        assert!(!is_remembered(&paths, Some("1:2"), "eu-python.pkg.dev"));
-        assert!(is_remembered(&paths, None, "us-python.pkg.dev"), "an asker without a name is not trusted");
+        assert!(is_refused(&paths, Some("1:2"), "us-python.pkg.dev"));
+        assert!(!is_refused(&paths, Some("1:3"), "us-python.pkg.dev"));
+        assert!(!is_refused(&paths, Some("1:2"), "eu-python.pkg.dev"));
+        assert!(is_refused(&paths, None, "us-python.pkg.dev"), "an asker without a name is not trusted");
         let runtime = top.path().join("missing/valetkey");
         let nowhere = Paths { runtime, ..paths };
-        assert!(
-            is_remembered(&nowhere, Some("1:2"), "us-python.pkg.dev"),
-            "nor is a memory that cannot be had"
-        );
+        assert!(is_refused(&nowhere, Some("1:2"), "us-python.pkg.dev"), "nor is a memory that cannot be had");
     }
 }

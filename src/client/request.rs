@@ -81,8 +81,12 @@ pub fn ask_own(path: &Path, ask: &Ask, until: Instant) -> Result<Reply, Silence>
     let mut received = Vec::with_capacity(2048);
     match receive(&mut stream, &mut received, first) {
         Err(Silence::Silent(error)) if error.kind() == io::ErrorKind::TimedOut && first < until => {
-            call_own(path, "GET", "/health/live", until.min(Instant::now() + PULSE))?;
-            receive(&mut stream, &mut received, until)
+            match call_own(path, "GET", "/health/live", until.min(Instant::now() + PULSE)) {
+                // A socket that is gone while our connection stands is that of a daemon that ends in order: it
+                // gives what it owes first.
+                Ok(_) | Err(Silence::Unreachable(_)) => receive(&mut stream, &mut received, until),
+                Err(silence) => Err(silence),
+            }
         }
         outcome => outcome,
     }

@@ -201,7 +201,8 @@ impl Sink {
             Self::Stderr => io::stderr().write_all(bytes),
             Self::File { path, file, size } => {
                 if *size > LARGEST_FILE {
-                    std::fs::rename(&*path, path.with_extension("log.1"))?;
+                    // Whether it could be put aside or not, the lines that come now are written.
+                    let _ = std::fs::rename(&*path, path.with_extension("log.1"));
                     (*file, *size) = open(path)?;
                 }
                 file.write_all(bytes)?;

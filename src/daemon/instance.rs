@@ -61,20 +61,25 @@ pub struct Note {
     pub source: Option<NamedSource>,
 }
 
-/// Being the one daemon of this user.
+/// Being the only one that may serve this user. A note that a crash left stays until [`Instance::serve`].
 #[derive(Debug)]
 pub struct Instance {
     file: File,
+    path: PathBuf,
 }
+
+/// Serving, with a note. Its end in order, however that comes about, takes the note back; a crash leaves it.
+#[derive(Debug)]
+pub struct Serving(File);
 
 impl Instance {
     /// Becomes the one, waiting up to `patience` for another that is on its way out.
     ///
     /// # Errors
     /// When another one stays.
-    pub fn acquire(path: &Path, note: &Note, patience: Duration) -> Result<Self, InstanceFault> {
+    pub fn acquire(path: &Path, patience: Duration) -> Result<Self, InstanceFault> {
         let write = |source| InstanceFault::Write { path: path.to_owned(), source };
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -87,7 +92,7 @@ impl Instance {
         let mut waited = Duration::ZERO;
         loop {
             match file.try_lock() {
-                Ok(()) => break,
+                Ok(()) => return Ok(Self { file, path: path.to_owned() }),
                 Err(TryLockError::WouldBlock) if waited < patience => {
                     std::thread::sleep(step);
                     waited += step;
@@ -99,17 +104,25 @@ impl Instance {
                 Err(TryLockError::Error(error)) => return Err(write(error)),
             }
         }
-        let text = serde_json::to_string(note).unwrap_or_default();
-        file.set_len(0)
-            .and_then(|()| file.seek(SeekFrom::Start(0)))
-            .and_then(|_| file.write_all(text.as_bytes()))
-            .map_err(write)?;
-        Ok(Self { file })
     }
 
-    /// Takes the note back: a daemon that ended in order leaves no identity behind.
-    pub fn release(self) {
-        let _ = self.file.set_len(0);
+    /// Begins to serve: the socket is bound, and the note takes the place of an older one.
+    ///
+    /// # Errors
+    /// When the file system does not take it.
+    pub fn serve(mut self, note: &Note) -> Result<Serving, InstanceFault> {
+        let text = serde_json::to_string(note).unwrap_or_default();
+        let written = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        written
+            .and_then(|_| self.file.write_all(text.as_bytes()))
+            .map_err(|source| InstanceFault::Write { path: self.path, source })?;
+        Ok(Serving(self.file))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.set_len(0);
     }
 }
 
@@ -137,19 +150,21 @@ mod tests {
     fn one_holder_and_a_note_that_goes_with_it() {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("daemon.lock");
+        let acquire = || Instance::acquire(&path, Duration::ZERO);
         let source = Some(NamedSource::File { path: "/k.json".into() });
         let note = Note { pid: 7, version: "0.1.0".to_owned(), boot: sys::boot_id(), source };
-        let first = Instance::acquire(&path, &note, Duration::ZERO).unwrap();
-        let second = Instance::acquire(&path, &Note::default(), Duration::ZERO);
-        assert!(matches!(second, Err(InstanceFault::Running { pid: Some(7) })));
+        let first = acquire().unwrap().serve(&note).unwrap();
+        assert!(matches!(acquire(), Err(InstanceFault::Running { pid: Some(7) })));
         assert_eq!(read_note(&path), Some(note.clone()));
-        drop(first); // as a crash would
-        assert_eq!(read_note(&path), Some(note));
-        let third = Instance::acquire(&path, &Note::default(), Duration::ZERO).unwrap();
-        let other_boot = Note { boot: Some("another".to_owned()), ..Note::default() };
-        std::fs::write(&path, serde_json::to_string(&other_boot).unwrap()).unwrap();
+        drop(first);
         assert_eq!(read_note(&path), None);
-        third.release();
+        // What a crash leaves stays, also when the next one does not come to serve.
+        std::fs::write(&path, serde_json::to_string(&note).unwrap()).unwrap();
+        drop(acquire().unwrap());
+        assert_eq!(read_note(&path), Some(note.clone()));
+        // Not over a start of the machine.
+        let other_boot = Note { boot: Some("another".to_owned()), ..note };
+        std::fs::write(&path, serde_json::to_string(&other_boot).unwrap()).unwrap();
         assert_eq!(read_note(&path), None);
     }
 }

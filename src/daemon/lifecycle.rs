@@ -2,80 +2,73 @@
 //! order of the end: first the socket's file goes, so that the next daemon can start; then what is owed is given;
 //! then the lock falls.
 
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
-use super::{Bound, Daemon, StartedBy, listener};
-use crate::carrier::unix::inode;
+use super::{Bound, Daemon, SocketFile, StartedBy, listener};
 use crate::sys;
 
 /// Serves all listeners until something ends it.
 pub async fn run(daemon: Arc<Daemon>, listeners: Vec<Bound>) {
-    let owned: Vec<_> = listeners.iter().filter(|it| it.owned).filter_map(Watched::new).collect();
+    let own: Vec<_> = listeners.iter().filter_map(|bound| bound.own.clone()).collect();
+    let mut watching = JoinSet::new();
+    // Before anything is answered: whoever sees us serve may send one.
+    watching.spawn(signals(Arc::clone(&daemon), Signals::listen()));
     let mut serving = JoinSet::new();
     for bound in listeners {
         serving.spawn(listener::serve(Arc::clone(&daemon), bound));
     }
-    let mut watching = JoinSet::new();
-    watching.spawn(signals(Arc::clone(&daemon)));
     if let Some(idle) = daemon.idle {
         watching.spawn(idle_end(Arc::clone(&daemon), idle));
     }
-    for watched in &owned {
-        watching.spawn(removed(Arc::clone(&daemon), watched.clone()));
+    for file in &own {
+        watching.spawn(removed(Arc::clone(&daemon), file.clone()));
     }
     init_system(&daemon, &mut watching);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
     daemon.stopping().await;
     tracing::info!("draining");
-    for watched in &owned {
-        watched.remove();
+    for file in &own {
+        file.remove();
     }
     while serving.join_next().await.is_some() {}
     watching.shutdown().await;
     tracing::info!("ended");
 }
 
-/// A socket file of ours, by path and inode.
-#[derive(Debug, Clone)]
-struct Watched {
-    path: PathBuf,
-    inode: (u64, u64),
+/// The signals that mean something to us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
 }
 
-impl Watched {
-    fn new(bound: &Bound) -> Option<Self> {
-        Some(Self { path: bound.path.clone(), inode: inode(&bound.path)? })
-    }
-
-    fn is_there(&self) -> bool {
-        inode(&self.path) == Some(self.inode)
-    }
-
-    /// Removes the file, unless the path leads to somebody else's by now.
-    fn remove(&self) {
-        if self.is_there() {
-            let _ = std::fs::remove_file(&self.path);
-        }
+impl Signals {
+    /// From here on they are heard.
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 }
 
-async fn signals(daemon: Arc<Daemon>) {
-    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = kinds.map(signal) else {
+async fn signals(daemon: Arc<Daemon>, signals: io::Result<Signals>) {
+    let Ok(mut signals) = signals else {
         tracing::warn!("signals are not heard");
         return;
     };
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
                 let again = Arc::clone(&daemon);
                 if let Ok(Err(failure)) = tokio::task::spawn_blocking(move || again.reload()).await {
                     tracing::error!(failure = %failure.one_line(), "the old configuration stays");
@@ -101,13 +94,13 @@ async fn idle_end(daemon: Arc<Daemon>, idle: Duration) {
 
 /// Ends a daemon that nobody can reach any more, because its socket or the directory was removed.
 #[cfg(target_os = "linux")]
-async fn removed(daemon: Arc<Daemon>, watched: Watched) {
-    let Some(directory) = watched.path.parent() else { return };
+async fn removed(daemon: Arc<Daemon>, file: SocketFile) {
+    let Some(directory) = file.path().parent() else { return };
     let changes = sys::DirectoryWatch::new(directory);
     if let Err(error) = &changes {
         tracing::warn!(%error, "the kernel watches no more directories: looking every half minute");
     }
-    while watched.is_there() {
+    while file.is_there() {
         match &changes {
             Ok(changes) if changes.next().await.is_err() => return,
             Ok(_) => {}
@@ -115,7 +108,7 @@ async fn removed(daemon: Arc<Daemon>, watched: Watched) {
         }
     }
     if daemon.is_ready() {
-        tracing::warn!(socket = %watched.path.display(), "the socket was removed");
+        tracing::warn!(socket = %file.path().display(), "the socket was removed");
         daemon.stop();
     }
 }

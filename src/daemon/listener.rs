@@ -44,6 +44,7 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
                     };
                     tasks.spawn(connection.serve(stream, line));
                     most = most.max(tasks.len());
+                    calm = None;
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: it passes when a connection ends.

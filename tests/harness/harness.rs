@@ -14,8 +14,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -183,7 +184,7 @@ impl Sandbox {
         let file = fs::OpenOptions::new().append(true).create(true).open(&log).expect("a log");
         let mut child = command.arg("serve").stdout(Stdio::null()).stderr(file).spawn().expect("a process");
         let give_up = Instant::now() + Duration::from_secs(10);
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+        while !is_alive(&self.socket()) {
             if let Some(status) = child.try_wait().expect("a status") {
                 panic!("the daemon ended with {status}: {}", fs::read_to_string(&log).unwrap_or_default());
             }
@@ -314,6 +315,14 @@ pub fn finish(mut child: Child, start: Instant, patience: Duration) -> Run {
 #[allow(clippy::disallowed_methods, reason = "a test may look at its own environment")]
 pub fn is_ci() -> bool {
     std::env::var_os("CI").is_some()
+}
+
+/// Whether a daemon answers: that it listens is not enough.
+fn is_alive(socket: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(socket) else { return false };
+    let mut reply = Vec::new();
+    let asked = stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    asked.and_then(|()| stream.read_to_end(&mut reply)).is_ok() && reply.starts_with(b"HTTP/1.1 200 ")
 }
 
 fn collect(path: &Path, places: &mut Vec<(String, Vec<u8>)>) {

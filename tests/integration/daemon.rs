@@ -263,9 +263,10 @@ fn stop_gives_what_is_owed_and_then_the_socket_is_gone() {
     let sandbox = Sandbox::new();
     sandbox.sign_in();
     let mut daemon = sandbox.serve();
-    sandbox.google.token_fault_always(Some(Fault::Delay(Duration::from_secs(1))));
+    sandbox.google.token_fault_always(Some(Fault::Delay(Duration::from_secs(3))));
     let waiting = crowd(&sandbox, 3);
-    Sandbox::wait_until("the daemon asks", || !sandbox.google.token_requests().is_empty());
+    // The three, and the one that asks.
+    Sandbox::wait_until("all wait", || open_connections(&sandbox) == Some(4));
     assert_eq!(sandbox.run(sandbox.valetkey().arg("stop")).code, Some(0));
     assert!(!sandbox.socket().exists());
     assert!(daemon.child.wait().unwrap().success());
@@ -478,8 +479,10 @@ fn an_init_system_hands_over_the_socket_and_hears_when_it_is_served() {
     let listener = UnixListener::bind(sandbox.socket()).unwrap();
     let notices = UnixDatagram::bind(sandbox.path("run/notify")).unwrap();
     notices.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let key = sandbox.service_account();
     let mut command: Command = sandbox.command("/bin/sh");
     command
+        .env("GOOGLE_APPLICATION_CREDENTIALS", key)
         .args(["-c", &format!("exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec {VALETKEY} serve")])
         .env("NOTIFY_SOCKET", sandbox.path("run/notify"))
         .env("VALETKEY_IDLE", "1s")
@@ -495,6 +498,12 @@ fn an_init_system_hands_over_the_socket_and_hears_when_it_is_served() {
     };
     assert_eq!(hear(), "READY=1");
     assert_given(&sandbox.run(&mut sandbox.get()));
+    // Silent, it is answered for with its own identity.
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    assert_given(&sandbox.run(&mut sandbox.get()));
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(identities(&sandbox), ["builder@acme.iam.gserviceaccount.com"]);
     let status = sandbox.run(sandbox.valetkey().args(["status", "--json"])).stdout;
     let status: Value = serde_json::from_str(&status).unwrap();
     assert_eq!(
@@ -636,4 +645,47 @@ fn what_is_malformed_is_in_the_audit_log_too() {
     let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!(lines.len(), 2, "{log}");
     assert_eq!(lines[1]["repository"], "acme/private", "{log}");
+}
+
+#[test]
+fn a_start_that_fails_changes_no_identity() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    sandbox_runtime(&sandbox);
+    // Somebody listens there without the lock, as an init system does.
+    let _listener = UnixListener::bind(sandbox.socket()).unwrap();
+    let mut serve = sandbox.valetkey();
+    let run = sandbox.run(serve.arg("serve").env("GOOGLE_APPLICATION_CREDENTIALS", "/x.json"));
+    assert_eq!(run.code, Some(1), "{run:?}");
+    fs::remove_file(sandbox.socket()).unwrap();
+    let status = sandbox.run(sandbox.valetkey().arg("status")).stdout;
+    assert!(!status.contains("x.json"), "{status}");
+}
+
+#[test]
+fn an_identity_that_was_left_behind_is_not_lost_to_a_helper_that_names_its_own() {
+    let sandbox = Sandbox::new();
+    let key = sandbox.service_account();
+    let own = sandbox.sign_in();
+    let mut daemon = sandbox.serve_with(sandbox.valetkey().env("GOOGLE_APPLICATION_CREDENTIALS", key));
+    daemon.kill();
+    assert_given(&sandbox.run(sandbox.get().env("GOOGLE_APPLICATION_CREDENTIALS", own)));
+    assert_given(&sandbox.run(&mut sandbox.get()));
+    let last = sandbox.google.token_requests().pop().unwrap();
+    assert_eq!(last.identity.as_deref(), Some("builder@acme.iam.gserviceaccount.com"));
+}
+
+#[test]
+fn doctor_tells_a_daemon_that_runs_from_one_that_was_killed() {
+    let sandbox = Sandbox::new();
+    let key = sandbox.service_account();
+    let mut daemon = sandbox.serve_with(sandbox.valetkey().env("GOOGLE_APPLICATION_CREDENTIALS", key));
+    let doctor = || sandbox.run(sandbox.valetkey().arg("doctor")).stdout;
+    let running = doctor();
+    assert!(
+        running.contains("the daemon has been given the identity") && running.contains("key.json"),
+        "{running}"
+    );
+    daemon.kill();
+    assert!(doctor().contains("a daemon that was killed had been given"));
 }

@@ -51,7 +51,8 @@ fn a_helper_that_names_another_identity_than_the_daemons_gets_its_own() {
         sandbox.google.token_requests().into_iter().filter_map(|it| it.identity).collect();
     assert_eq!(identities, ["developer@acme.example", "builder@acme.iam.gserviceaccount.com"]);
     // Both were given by the one daemon.
-    assert_eq!(sandbox.log().matches("\"verdict\":\"given\"").count(), 3);
+    let given = || sandbox.log().matches("\"verdict\":\"given\"").count();
+    Sandbox::wait_until("three lines", || given() == 3);
 }
 
 #[test]
