@@ -195,6 +195,8 @@ fn fifty_helpers_at_once_start_one_daemon_and_make_one_call() {
         assert_given(&run);
         assert_eq!(run.stderr, "");
     }
+    sandbox.stop();
+    Sandbox::wait_until("it has said everything", || sandbox.log().contains("ended"));
     assert_eq!(sandbox.log().matches("serving").count(), 1, "{}", sandbox.log());
     assert_eq!(sandbox.google.token_requests().len(), 1);
 }
@@ -217,7 +219,7 @@ fn a_dead_socket_does_not_block_the_next_start() {
     sandbox.serve().kill();
     assert!(sandbox.socket().exists());
     assert_given(&sandbox.run(&mut sandbox.get()));
-    assert!(sandbox.log().contains("serving"));
+    Sandbox::wait_until("a daemon serves", || sandbox.log().contains("serving"));
 }
 
 #[test]
