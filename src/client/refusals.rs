@@ -5,6 +5,7 @@
 //! directory, named by a hash of client and host, where the next helper of the same client finds it.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::broker::{REFUSAL, just_refused, without_port};
@@ -46,7 +47,18 @@ pub fn check(paths: &Paths, asker: Option<&str>, host: &str) -> Result<(), Failu
     match ensure_private(&paths.runtime) {
         Err(fault) => unknown(fault.to_string()),
         Ok(()) if is_young(&mark(paths, asker, without_port(host))) => Err(just_refused(host)),
-        Ok(()) => Ok(()),
+        Ok(()) => can_remember(paths).or_else(|error| unknown(error.to_string())),
+    }
+}
+
+/// Whether a mark could have been made: on a full disk there would be none to find.
+fn can_remember(paths: &Paths) -> io::Result<()> {
+    let probe = paths.runtime.join("refused-probe");
+    match File::create_new(&probe) {
+        // Another helper is at it, this moment.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => fs::remove_file(&probe),
     }
 }
 
