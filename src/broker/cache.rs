@@ -94,6 +94,8 @@ struct Entry {
     stamps: Option<Vec<Option<Stamp>>>,
     looked: Option<Instant>,
     looking: bool,
+    /// The look takes so long that nobody waits for it any more.
+    late: bool,
     used: Option<Instant>,
 }
 
@@ -198,7 +200,7 @@ impl<U: Upstream> Cache<U> {
 
     /// Looks at the files behind a source, away from the runtime and not for long: they may lie on a network.
     async fn look(&self, key: &Key, until: Instant) {
-        let (inner, key) = (Arc::clone(&self.0), key.clone());
+        let (inner, asked, key) = (Arc::clone(&self.0), key.clone(), key.clone());
         let look = tokio::task::spawn_blocking(move || {
             let stamps = inner.upstream.stamps(key.named.as_ref());
             if let Some(entry) = inner.state().entries.get_mut(&key) {
@@ -206,7 +208,11 @@ impl<U: Upstream> Cache<U> {
             }
         });
         // One that takes longer goes on by itself; until it is back there is no other.
-        let _ = timeout_at(until.min(Instant::now() + LOOK_PATIENCE), look).await;
+        if timeout_at(until.min(Instant::now() + LOOK_PATIENCE), look).await.is_err()
+            && let Some(entry) = self.0.state().entries.get_mut(&asked)
+        {
+            entry.late = entry.looking;
+        }
     }
 
     fn decide(&self, key: &Key, asker: Option<&Digest>, until: Instant) -> Step {
@@ -300,12 +306,12 @@ impl Entry {
     /// Forgets what came from a credential that has been replaced. Whatever is in flight then lands in an entry
     /// that does not know it.
     fn compare(&mut self, stamps: Vec<Option<Stamp>>) {
-        // A token that came before the first look was over may be of either identity.
-        let unknown = self.stamps.is_none() && self.token.is_some();
+        // A token that came while nobody waited for the first look may be of either identity.
+        let unknown = self.late && self.stamps.is_none() && self.token.is_some();
         if unknown || self.stamps.as_ref().is_some_and(|old| *old != stamps) {
             *self = Self { looked: self.looked, used: self.used, ..Self::default() };
         }
-        self.looking = false;
+        (self.looking, self.late) = (false, false);
         self.stamps = Some(stamps);
     }
 }

@@ -22,8 +22,10 @@ pub(super) fn run(environment: Environment, as_json: bool) -> Result<ExitCode, F
         Err(failure) if failure.kind == Kind::NotFound => without_daemon(),
         Err(failure) => return Err(failure),
     };
-    // What this shell names decides for what is asked from it, whoever answers.
-    if document["daemon"].is_null() || named.is_some() {
+    // What this shell names decides for what is asked from it, whoever answers; and so does its home, where the
+    // daemon has another and was given no identity.
+    let elsewhere = || document["daemon"]["gcloud_directory"] != json!(client.paths.gcloud);
+    if document["daemon"].is_null() || named.is_some() || (client.left_behind().is_none() && elsewhere()) {
         document["sources"] = sources(&client, named.or_else(|| client.left_behind()));
     }
     print(&if as_json { format!("{document:#}\n") } else { for_people(&document) })?;

@@ -242,6 +242,7 @@ fn status(daemon: &Daemon) -> serde_json::Value {
             "started": rfc3339(daemon.started),
             "started_by": daemon.started_by.word(),
             "idle_end_seconds": daemon.idle.map(|idle| idle.as_secs()),
+            "gcloud_directory": broker.cache().upstream().gcloud,
             "proxy": world.http.proxy_for(world.endpoints.token()),
             "certificates": world.environment.text("SSL_CERT_FILE"),
         },

@@ -234,6 +234,13 @@ fn a_helper_with_another_home_gets_the_identity_of_that_home() {
     let mut command = sandbox.get();
     command.env("HOME", sandbox.path("other")).env("XDG_CONFIG_HOME", configuration);
     assert_ne!(assert_given(&sandbox.run(&mut command)), own);
+    let mut status = sandbox.valetkey();
+    status.arg("status").env("HOME", sandbox.path("other"));
+    let shown = sandbox.run(status.env("XDG_CONFIG_HOME", sandbox.path("home/.config"))).stdout;
+    assert!(
+        shown.contains("1. application default credentials") && shown.contains("/other/.config"),
+        "{shown}"
+    );
     let identities: Vec<_> =
         sandbox.google.token_requests().into_iter().filter_map(|it| it.identity).collect();
     assert_eq!(identities, ["developer@acme.example", "other@acme.example"]);
