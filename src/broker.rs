@@ -50,14 +50,9 @@ pub struct Counters {
 }
 
 impl<U: Upstream> Broker<U> {
+    /// A broker that goes on counting where the counters stand: one takes the place of another at a reload.
     #[must_use]
-    pub fn new(hosts: Hosts, upstream: U, clock: Clock) -> Self {
-        Self::counting(hosts, upstream, clock, Arc::default())
-    }
-
-    /// A broker that goes on counting where another one ends.
-    #[must_use]
-    pub fn counting(hosts: Hosts, upstream: U, clock: Clock, counters: Arc<Counters>) -> Self {
+    pub fn new(hosts: Hosts, upstream: U, clock: Clock, counters: Arc<Counters>) -> Self {
         let cache = Cache::new(upstream, clock, Arc::clone(&counters));
         Self { hosts, cache, counters, refused: Mutex::default() }
     }
@@ -99,30 +94,37 @@ impl<U: Upstream> Broker<U> {
     /// host for a while: pip asks for the one and then the other, and would use the answer for the URL.
     fn admit(&self, ask: &Ask) -> Result<Registry, Failure> {
         let resolved = self.hosts.resolve(&ask.url);
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
         match (&resolved, &ask.asker) {
             (Err(Rejection::Insecure { host, .. }), Some(asker)) => {
-                if refused.len() >= MOST_REFUSALS {
-                    // Only somebody who makes askers up comes here, and forgets his own.
-                    refused.clear();
-                }
-                refused.insert(digest(asker, without_port(host)), now);
+                self.remember_refusal(digest(asker, without_port(host)));
             }
-            (Ok(registry), Some(asker)) if !ask.url.contains("://") => {
-                let since = refused.get(&digest(asker, without_port(&registry.host)));
-                if since.is_some_and(|since| now < *since + REFUSAL) {
-                    return Err(just_refused(&registry.host));
-                }
+            (Ok(registry), Some(asker))
+                if !ask.url.contains("://")
+                    && self.was_refused(&digest(asker, without_port(&registry.host))) =>
+            {
+                return Err(just_refused(&registry.host));
             }
             _ => {}
         }
-        drop(refused);
         let registry = resolved.map_err(rejected)?;
         match ask.username.as_deref() {
             Some(name) if name != Credential::USERNAME => Err(other_username(&registry.host, name)),
             _ => Ok(registry),
         }
+    }
+
+    fn remember_refusal(&self, who: Digest) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() >= MOST_REFUSALS {
+            // Only somebody who makes askers up comes here, and forgets his own.
+            refused.clear();
+        }
+        refused.insert(who, Instant::now());
+    }
+
+    fn was_refused(&self, who: &Digest) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(who).is_some_and(|since| Instant::now() < *since + REFUSAL)
     }
 
     #[must_use]

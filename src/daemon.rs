@@ -12,6 +12,8 @@ pub mod metrics;
 pub mod peer;
 pub mod route;
 
+pub use lifecycle::run;
+
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -195,9 +197,4 @@ impl Daemon {
     pub fn last_request(&self) -> Instant {
         *self.last_request.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Serves until something stops it, then drains.
-pub async fn run(daemon: Arc<Daemon>, listeners: Vec<Bound>) {
-    lifecycle::run(daemon, listeners).await;
 }

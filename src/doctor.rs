@@ -157,8 +157,7 @@ async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
         }),
         Err(_) => return,
     };
-    let broker = fallback::broker(&client.config, &client.environment, &client.paths, named);
-    let sources = broker.cache().upstream();
+    let sources = fallback::sources(&client.config, &client.environment, &client.paths, named);
     for candidate in sources.candidates(None) {
         let until = tokio::time::Instant::now() + Ask::LONGEST;
         let request = Request { access: Access::Read, until, force: false };
@@ -180,8 +179,7 @@ async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
 
 /// Reaches Google's token endpoint without saying anything, and compares clocks.
 async fn network(client: &Client, tell: &mut dyn FnMut(Finding)) {
-    let broker = fallback::broker(&client.config, &client.environment, &client.paths, None);
-    let world = &broker.cache().upstream().world;
+    let world = fallback::sources(&client.config, &client.environment, &client.paths, None).world;
     let url = world.endpoints.token();
     let until = tokio::time::Instant::now() + Duration::from_secs(6);
     let way =
@@ -224,9 +222,8 @@ async fn request(
     let _ = parsed.set_password(None);
     let pair = format!("{}:{}", credential.username, credential.password.expose());
     let basic = zeroize::Zeroizing::new(format!("Basic {}", STANDARD.encode(zeroize::Zeroizing::new(pair))));
-    let broker = fallback::broker(&client.config, &client.environment, &client.paths, None);
+    let http = fallback::sources(&client.config, &client.environment, &client.paths, None).world.http;
     let until = tokio::time::Instant::now() + Ask::LONGEST;
-    let http = &broker.cache().upstream().world.http;
     let answer = http.request(Method::GET, parsed.as_str(), &[("authorization", &basic)], until).await?;
     let status = answer.status.as_u16();
     let seen = format!("{host} answers {status}");

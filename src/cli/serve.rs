@@ -88,7 +88,7 @@ fn serve(
         let config = Config::load(&environment, &paths)?;
         let sources = fallback::sources(&config, &environment, &paths, source.clone());
         let clock = sources.world.clock;
-        Ok(Broker::counting(Hosts::new(&config.registries), sources, clock, Arc::clone(&counters)))
+        Ok(Broker::new(Hosts::new(&config.registries), sources, clock, Arc::clone(&counters)))
     });
     let daemon = Arc::new(Daemon::new(reload, log, started_by, idle, &listeners)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()

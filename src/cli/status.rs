@@ -46,9 +46,8 @@ fn without_daemon() -> Value {
 
 /// Where an ask from this shell would look, in order.
 fn sources(client: &Client, named: Option<NamedSource>) -> Value {
-    let broker = fallback::broker(&client.config, &client.environment, &client.paths, named);
-    let sources = broker.cache().upstream().candidates(None);
-    sources.iter().map(Candidate::describe).collect()
+    let sources = fallback::sources(&client.config, &client.environment, &client.paths, named);
+    sources.candidates(None).iter().map(Candidate::describe).collect()
 }
 
 fn for_people(document: &Value) -> String {

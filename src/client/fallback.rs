@@ -1,5 +1,6 @@
 //! The same broker, in process: for machines without a daemon, and for the moment in which one is gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Client;
@@ -34,25 +35,14 @@ pub fn sources(
     Sources::new(world, paths, default)
 }
 
-/// A broker on top of them.
-#[must_use]
-pub fn broker(
-    config: &Config,
-    environment: &Environment,
-    paths: &Paths,
-    default: Option<NamedSource>,
-) -> Broker<Sources> {
-    let sources = sources(config, environment, paths, default);
-    let clock = sources.world.clock;
-    Broker::new(Hosts::new(&config.registries), sources, clock)
-}
-
 /// Answers one ask here and now.
 ///
 /// # Errors
 /// What the source says.
 pub fn credential(client: &Client, ask: &Ask) -> Result<Credential, Failure> {
-    let broker = broker(&client.config, &client.environment, &client.paths, None);
+    let sources = sources(&client.config, &client.environment, &client.paths, None);
+    let clock = sources.world.clock;
+    let broker = Broker::new(Hosts::new(&client.config.registries), sources, clock, Arc::default());
     let runtime = runtime()?;
     let outcome = runtime.block_on(broker.credential(ask, Access::Write));
     // A look-up of a name cannot be cancelled; it must not hold the helper.

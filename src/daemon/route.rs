@@ -130,8 +130,10 @@ impl Routes {
         };
         let broker = daemon.broker();
         let outcome = broker.credential(&ask, ceiling).await;
-        let registry = broker.hosts().resolve(&ask.url).ok();
-        self.audit_ask(daemon, peer, registry.as_ref(), &outcome);
+        // Resolved once: the audit line of a failure is the only one that has to look again.
+        let of_failure = outcome.is_err().then(|| broker.hosts().resolve(&ask.url).ok()).flatten();
+        let registry = outcome.as_ref().map_or(of_failure.as_ref(), |given| given.registry.as_ref());
+        self.audit_ask(daemon, peer, registry, &outcome);
         match outcome {
             Ok(given) => json_reply(given.credential.to_json()),
             Err(failure) => problem(&failure),

@@ -33,6 +33,14 @@ fn call(sandbox: &Sandbox, method: &str, path: &str, body: &str) -> (u16, String
     (status, reply.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
+/// Lets this process open as many files as it may, and tells how many that are.
+fn open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+    most
+}
+
 /// What the daemon says of its own connections, if it has a place for the question.
 fn open_connections(sandbox: &Sandbox) -> Option<u32> {
     let metrics = exchange(sandbox, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -374,10 +382,7 @@ fn ten_thousand_idle_connections_keep_no_helper_out() {
     let sandbox = Sandbox::new();
     sandbox.sign_in();
     let _daemon = sandbox.serve();
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
-    let room = files.maximum.unwrap_or(20_000).saturating_sub(200).min(10_000);
+    let room = open_files().unwrap_or(20_000).saturating_sub(200).min(10_000);
     if super::harness::is_ci() {
         assert_eq!(room, 10_000, "raise the hard limit of open files");
     }
@@ -590,9 +595,7 @@ fn busy_connections_are_bounded_too() {
     let sandbox = Sandbox::new();
     sandbox.sign_in();
     let _daemon = sandbox.serve();
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    open_files();
     let bodyless = b"POST /v1/credential HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
     let mut held = Vec::new();
     for _ in 0..1500 {
