@@ -5,7 +5,7 @@
 //!
 //! | floor | modules | what lives there |
 //! |---|---|---|
-//! | 0 | `error` `secret` `clock` `environment` `paths` `config` `sys` | kinds of failure, secrets, time, directories, settings |
+//! | 0 | `error` `secret` `clock` `environment` `paths` `config` `durable` `sys` | kinds of failure, secrets, time, directories, settings |
 //! | 1 | `ask` `registry` `grant` `protocol` | pure: what is asked, what a URL points at, what may be given |
 //! | 2 | `http` `carrier` | bytes only |
 //! | 3 | `google` | where a Google credential comes from |
@@ -24,6 +24,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod durable;
 pub mod environment;
 pub mod error;
 pub mod google;

@@ -1,0 +1,65 @@
+//! Files that a power failure leaves whole: the old content or the new one, never a part of either.
+//!
+//! A file is written under a temporary name in its own directory, synced, renamed over the old one, and then the
+//! directory is synced. It is created with mode 0600; nobody else can read it at any moment.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Puts new content in the place of a file. On an error the old content stays.
+///
+/// # Errors
+/// When the file system does not take it.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = parent(path)?;
+    let mut new = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
+    new.write_all(content)?;
+    new.as_file().sync_all()?;
+    new.persist(path).map_err(|error| error.error)?;
+    sync(directory)
+}
+
+/// Removes a file for good. That it is not there is no error.
+///
+/// # Errors
+/// When the file system does not let it go.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync(parent(path)?),
+    }
+}
+
+fn parent(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::Error::other("it has no directory"))
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// What a crash leaves behind begins with this.
+pub const TEMPORARY: &str = ".new-";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn content_is_replaced_whole_and_for_the_owner_only() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("file");
+        std::fs::write(&path, "old and longer").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        replace(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(top.path()).unwrap().count(), 1, "nothing else is left");
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+    }
+}
