@@ -1,7 +1,17 @@
 //! What one listener may do for its peers. A listener compiles its routes from its grant: what is not granted has
 //! no route and answers like any other unknown path.
+//!
+//! A proxy grant is confined to repositories. It is compared with what was read from the path of a request, name by
+//! name, so that `acme/private` says nothing about `acme/private-too`.
+
+use std::fmt;
+
+use thiserror::Error;
 
 use crate::ask::Access;
+use crate::error::{Failure, Fault, Kind};
+use crate::registry::request::{location, repository_of_host};
+use crate::registry::{Hosts, Registry};
 
 /// What one listener gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,17 +19,76 @@ pub struct Grant {
     /// Whether tokens are handed out, and the widest access of one. A token is as wide as its identity and scope;
     /// it cannot be confined to a repository.
     pub credential: Option<Access>,
+    /// Whether requests are made in the place of a peer, and for which repositories.
+    pub proxy: Option<ProxyGrant>,
     /// Whether an ask may name its source. True only where every peer could read the file itself.
     pub named_sources: bool,
     /// Status, stop, reload and metrics.
     pub control: bool,
 }
 
+/// Requests that valetkey makes itself, with the token that the peer never sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyGrant {
+    /// The widest access of a request.
+    pub access: Access,
+    pub repositories: Repositories,
+}
+
+/// Which repositories a grant is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repositories {
+    /// Whatever the identity behind the token may reach.
+    Every,
+    /// These and no other. None listed: none.
+    Listed(Vec<Pattern>),
+}
+
+/// A repository as a person writes it: `LOCATION/PROJECT/REPOSITORY`, which stands for every host of that location,
+/// or its URL, which stands for that host alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    place: Place,
+    project: String,
+    name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Location(String),
+    Host(String),
+}
+
+/// Why a text is no repository.
+#[derive(Debug, Error)]
+pub enum PatternFault {
+    /// Neither of the two forms.
+    #[error("{0:?} is not a repository")]
+    Shape(String),
+    /// The URL of a host that may not see a token.
+    #[error("{0:?} is not a repository of a registry that valetkey serves")]
+    Foreign(String),
+}
+
+impl Fault for PatternFault {
+    fn kind(&self) -> Kind {
+        Kind::Configuration
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Shape(_) => "write it as LOCATION/PROJECT/REPOSITORY or as its https URL".to_owned(),
+            Self::Foreign(_) => "registries of your own are named as [[registry]] in config.toml".to_owned(),
+        })
+    }
+}
+
 impl Grant {
     /// What the owner of the daemon gets on the owner's socket.
     #[must_use]
     pub fn owner() -> Self {
-        Self { credential: Some(Access::Write), named_sources: true, control: true }
+        let proxy = ProxyGrant { access: Access::Write, repositories: Repositories::Every };
+        Self { credential: Some(Access::Write), proxy: Some(proxy), named_sources: true, control: true }
     }
 
     /// The forms in words, for `status` and the audit log.
@@ -29,6 +98,212 @@ impl Grant {
             Access::Read => "credential, read",
             Access::Write => "credential, read-write",
         });
-        credential.into_iter().chain(self.control.then_some("control")).collect()
+        let proxy = self.proxy.as_ref().map(|proxy| match proxy.access {
+            Access::Read => "proxy, read",
+            Access::Write => "proxy, read-write",
+        });
+        credential.into_iter().chain(proxy).chain(self.control.then_some("control")).collect()
+    }
+}
+
+impl ProxyGrant {
+    /// Whether a request may be made.
+    ///
+    /// # Errors
+    /// When the repository is not listed or only reading is granted. Both say the line that would grant it.
+    pub fn check(&self, registry: &Registry, access: Access) -> Result<(), Failure> {
+        let Some((project, name)) = &registry.repository else {
+            let text = format!("this path names no repository of {}", registry.host);
+            return Err(Failure::new(Kind::Refused, text));
+        };
+        if let Repositories::Listed(patterns) = &self.repositories
+            && !patterns.iter().any(|pattern| pattern.covers(registry))
+        {
+            let text = format!("{project}/{name} at {} is not granted here", registry.host);
+            let line = format!("[build] repositories = [\"{}\"]", written(&registry.host, project, name));
+            return Err(Failure::new(Kind::Refused, text).with_hint(format!("add to config.toml: {line}")));
+        }
+        if access > self.access {
+            let text = format!("reading {project}/{name} at {} is granted here, writing is not", registry.host);
+            return Err(Failure::new(Kind::Refused, text)
+                .with_hint("upload from outside, or through a listener with a grant to write"));
+        }
+        Ok(())
+    }
+
+    /// Whether any repository of a host is granted.
+    #[must_use]
+    pub fn reaches(&self, host: &str) -> bool {
+        match &self.repositories {
+            Repositories::Every => true,
+            Repositories::Listed(patterns) => patterns.iter().any(|pattern| pattern.place.covers(host)),
+        }
+    }
+}
+
+impl Pattern {
+    /// Reads either form.
+    ///
+    /// # Errors
+    /// When it is neither, or the URL of a host that may not see a token.
+    pub fn parse(text: &str, hosts: &Hosts) -> Result<Self, PatternFault> {
+        let shape = || PatternFault::Shape(text.to_owned());
+        let Some((scheme, address)) = text.split_once("://") else {
+            let segments: Vec<&str> = text.strip_suffix('/').unwrap_or(text).split('/').collect();
+            let [place, project, name] = segments.as_slice() else { return Err(shape()) };
+            let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            if place.is_empty() || !place.bytes().all(letters) || !is_name(project) || !is_name(name) {
+                return Err(shape());
+            }
+            let place = Place::Location((*place).to_owned());
+            return Ok(Self { place, project: (*project).to_owned(), name: (*name).to_owned() });
+        };
+        if scheme != "https" || address.contains(['?', '#', '@', '%']) {
+            return Err(shape());
+        }
+        let (host, path) = address.split_once('/').ok_or_else(shape)?;
+        let registry = hosts.resolve(host).map_err(|_| PatternFault::Foreign(text.to_owned()))?;
+        let mut segments = path.split('/');
+        let project = segments.next().filter(|project| is_name(project)).ok_or_else(shape)?;
+        let name = repository_of_host(&registry.host).or_else(|| segments.next());
+        let name = name.filter(|name| is_name(name)).ok_or_else(shape)?.to_owned();
+        // What people copy: the repository itself, or its index.
+        if !matches!(segments.collect::<Vec<_>>().as_slice(), [] | [""] | ["simple"] | ["simple", ""]) {
+            return Err(shape());
+        }
+        Ok(Self { place: Place::Host(registry.host), project: project.to_owned(), name })
+    }
+
+    fn covers(&self, registry: &Registry) -> bool {
+        let same = |(project, name): &(String, String)| *project == self.project && *name == self.name;
+        registry.repository.as_ref().is_some_and(same) && self.place.covers(&registry.host)
+    }
+}
+
+impl Place {
+    fn covers(&self, host: &str) -> bool {
+        match self {
+            Self::Location(place) => location(host) == Some(place),
+            Self::Host(own) => own == host,
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Location(place) => write!(f, "{place}/{}/{}", self.project, self.name),
+            Place::Host(host) => f.write_str(&address(host, &self.project, &self.name)),
+        }
+    }
+}
+
+/// The pattern that a person would write for a repository.
+fn written(host: &str, project: &str, name: &str) -> String {
+    location(host).map_or_else(|| address(host, project, name), |place| format!("{place}/{project}/{name}"))
+}
+
+fn address(host: &str, project: &str, name: &str) -> String {
+    match repository_of_host(host) {
+        Some(_) => format!("https://{host}/{project}"),
+        None => format!("https://{host}/{project}/{name}"),
+    }
+}
+
+/// A project or a repository, which begins with a letter or digit.
+fn is_name(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric()) && text.bytes().all(good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ExtraRegistry, Format};
+
+    fn hosts() -> Hosts {
+        Hosts::new(&[ExtraRegistry { host: "localhost:8443".to_owned(), format: Format::Python }])
+    }
+
+    fn check(patterns: &[&str], access: Access, url: &str) -> Result<(), Failure> {
+        let patterns = patterns.iter().map(|text| Pattern::parse(text, &hosts()).unwrap()).collect();
+        let grant = ProxyGrant { access: Access::Read, repositories: Repositories::Listed(patterns) };
+        let (host, path) = url.split_at(url.find('/').unwrap());
+        grant.check(&hosts().locate(host, path).unwrap(), access)
+    }
+
+    #[test]
+    fn listed_repositories_are_granted_and_their_neighbours_are_not() {
+        let read = |patterns: &[&str], url: &str| check(patterns, Access::Read, url).is_ok();
+        let one = ["us/acme/private"];
+        for url in [
+            "us-python.pkg.dev/acme/private/simple/hello/",
+            "us-docker.pkg.dev/v2/acme/private/app/manifests/1",
+            "us-apt.pkg.dev/projects/acme/pool/private/a.deb",
+            "python.us.rep.pkg.dev/acme/private/simple/",
+        ] {
+            assert!(read(&one, url), "{url}");
+        }
+        for url in [
+            "us-python.pkg.dev/acme/private-too/simple/",
+            "us-python.pkg.dev/acme/privat/simple/",
+            "us-python.pkg.dev/acme/Private/simple/",
+            "us-python.pkg.dev/acme-too/private/simple/",
+            "us-python.pkg.dev/private/acme/simple/",
+            "us-east1-python.pkg.dev/acme/private/simple/",
+            "us-apt.pkg.dev/projects/acme/pool/other/private/a.deb",
+            "us-docker.pkg.dev/v2/example.com/acme/private/app/manifests/1",
+            "localhost:8443/acme/private/simple/",
+            "us-python.pkg.dev/acme",
+        ] {
+            assert!(!read(&one, url), "{url}");
+            assert!(!read(&[], url), "{url}");
+        }
+        let host = ["https://us-python.pkg.dev/acme/private/simple/", "https://localhost:8443/acme/private"];
+        assert!(read(&host, "us-python.pkg.dev/acme/private/simple/"));
+        assert!(read(&host, "localhost:8443/acme/private/simple/"));
+        assert!(!read(&host, "us-npm.pkg.dev/acme/private/x"));
+        assert!(read(&["https://gcr.io/acme"], "gcr.io/v2/acme/app/manifests/1"));
+        assert!(read(&["us/acme/gcr.io"], "gcr.io/v2/acme/app/manifests/1"));
+        assert!(!read(&["us/acme/gcr.io"], "gcr.io/v2/acme-too/app/manifests/1"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_line_that_would_grant_it() {
+        let refused = check(&[], Access::Read, "europe-west1-python.pkg.dev/acme/private/simple/").unwrap_err();
+        let hint = "add to config.toml: [build] repositories = [\"europe-west1/acme/private\"]";
+        assert_eq!((refused.kind, refused.hint.as_deref()), (Kind::Refused, Some(hint)));
+        let refused = check(&[], Access::Read, "localhost:8443/acme/private/simple/").unwrap_err();
+        assert!(refused.hint.unwrap().ends_with("[\"https://localhost:8443/acme/private\"]"));
+        let refused = check(&["us/a/b"], Access::Write, "us-python.pkg.dev/a/b/").unwrap_err();
+        assert!(refused.message.contains("writing is not"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_no_repository_is_told() {
+        for text in [
+            "",
+            "us",
+            "us/acme",
+            "us/acme/",
+            "us/acme/private/simple",
+            "us//private",
+            "us/../private",
+            "us/acme/*",
+            "/us/acme/private",
+            "US/acme/private",
+            "http://us-python.pkg.dev/acme/private/",
+            "https://us-python.pkg.dev/acme",
+            "https://us-python.pkg.dev/acme/private/hello/",
+            "https://us-python.pkg.dev/acme/private/?x",
+            "https://u@us-python.pkg.dev/acme/private/",
+            "https://us-python.pkg.dev:8443/acme/private/",
+            "https://evilpkg.dev/acme/private/",
+        ] {
+            assert!(Pattern::parse(text, &hosts()).is_err(), "{text:?}");
+        }
+        for text in ["us/acme/private", "https://localhost:8443/acme/private", "https://eu.gcr.io/acme"] {
+            assert_eq!(Pattern::parse(text, &hosts()).unwrap().to_string(), text);
+        }
     }
 }

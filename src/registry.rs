@@ -5,6 +5,8 @@
 //! the hosts that the configuration file names, over https, on their own port. Everything else is refused before
 //! any parser could be tricked: one pass over plain ASCII, no normalisation, no decoding, no guessing.
 
+pub mod request;
+
 use crate::ask::Access;
 pub use crate::config::{ExtraRegistry, Format};
 
@@ -155,12 +157,15 @@ struct Repository {
 fn repository(path: &str) -> Option<Repository> {
     let mut segments = path.strip_prefix('/')?.splitn(3, '/');
     let (project, name, rest) = (segments.next()?, segments.next()?, segments.next());
-    let plain = |segment: &str| {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
-        !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(good)
-    };
     let exact = rest.is_none_or(str::is_empty);
-    (plain(project) && plain(name)).then(|| Repository { project: project.into(), name: name.into(), exact })
+    let plain = is_plain(project) && is_plain(name);
+    plain.then(|| Repository { project: project.into(), name: name.into(), exact })
+}
+
+/// Whether a segment can be the name of a project or a repository, and can be read in one way only.
+fn is_plain(segment: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(good)
 }
 
 /// No client sends a longer service name.
