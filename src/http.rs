@@ -1,7 +1,11 @@
-//! HTTP, one stack of it: a client for Google's endpoints and a server for the daemon's sockets.
+//! HTTP, one stack of it: a client for Google's endpoints and for what is passed on, and a server for the daemon's
+//! sockets.
 
+pub mod body;
 pub mod client;
 pub mod headers;
 pub mod patient;
+pub mod pool;
 pub mod proxy;
 pub mod server;
+pub mod stream;

@@ -26,6 +26,7 @@ use rustls_platform_verifier::Verifier;
 use thiserror::Error;
 use tokio::time::Instant;
 
+use super::pool::Pool;
 use super::proxy::ProxyConnector;
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
@@ -73,7 +74,7 @@ impl std::error::Error for Opaque {}
 
 impl Opaque {
     /// The innermost causes say what happened; the outer ones only repeat that something did.
-    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+    pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut last = error;
         while let Some(cause) = last.source() {
             last = cause;
@@ -149,17 +150,21 @@ pub struct HttpClient {
 struct Shared {
     connector: ProxyConnector,
     extra_ca: Option<PathBuf>,
-    secure: OnceLock<Result<SecureClient, String>>,
+    secure: OnceLock<Result<SecureConnector, String>>,
     plain: OnceLock<Client<HttpConnector, Full<Bytes>>>,
+    pool: Arc<Pool>,
 }
 
-type SecureClient = Client<HttpsConnector<ProxyConnector>, Full<Bytes>>;
+/// Opens connections with TLS, on which HTTP/1.1 is spoken: where one HTTP/2 connection carries many files, two
+/// readers that stop reading hold up all the others.
+pub(super) type SecureConnector = HttpsConnector<ProxyConnector>;
 
 impl HttpClient {
     #[must_use]
     pub fn new(environment: &Environment, extra_ca: Option<PathBuf>) -> Self {
         let connector = ProxyConnector::new(environment);
-        let shared = Shared { connector, extra_ca, secure: OnceLock::new(), plain: OnceLock::new() };
+        let (secure, plain, pool) = (OnceLock::new(), OnceLock::new(), Arc::default());
+        let shared = Shared { connector, extra_ca, secure, plain, pool };
         Self { shared: Arc::new(shared) }
     }
 
@@ -219,20 +224,32 @@ impl HttpClient {
         self.shared.connector.proxy_for(&url.parse().ok()?)
     }
 
+    /// No connection is kept: asks are minutes apart.
     async fn send_secure(&self, request: Request<Full<Bytes>>, until: Instant) -> Result<Answer, HttpFault> {
-        let client = self.shared.secure.get_or_init(|| self.shared.build()).as_ref();
-        let client = client.map_err(|error| HttpFault::Setup(error.clone()))?;
-        let host = host_of(request.uri());
-        if !self.shared.connector.can_reach(request.uri()) {
-            return Err(HttpFault::Proxy { host });
+        let connector = self.secure_connector(request.uri())?;
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        finish(host_of(request.uri()), until, client.request(request)).await
+    }
+
+    /// What opens connections to an origin, if the way there is one that can be gone.
+    pub(super) fn secure_connector(&self, uri: &Uri) -> Result<SecureConnector, HttpFault> {
+        let connector = self.shared.secure.get_or_init(|| self.shared.build()).as_ref();
+        let connector = connector.map_err(|error| HttpFault::Setup(error.clone()))?;
+        if self.shared.connector.can_reach(uri) {
+            Ok(connector.clone())
+        } else {
+            Err(HttpFault::Proxy { host: host_of(uri) })
         }
-        finish(host, until, client.request(request)).await
+    }
+
+    /// The connections that are kept for a while.
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.shared.pool
     }
 }
 
 impl Shared {
-    /// No connection is kept: asks are minutes apart, and an idle pool would wake the daemon.
-    fn build(&self) -> Result<SecureClient, String> {
+    fn build(&self) -> Result<SecureConnector, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let extra = self.extra_ca.as_ref().map(|path| certificates(path)).transpose()?.unwrap_or_default();
         let verifier = Verifier::new_with_extra_roots(extra, provider.clone())
@@ -243,12 +260,11 @@ impl Shared {
             .dangerous() // The verifier is the platform's own; rustls calls every verifier but webpki's dangerous.
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new()
+        Ok(HttpsConnectorBuilder::new()
             .with_tls_config(config)
             .https_only()
             .enable_http1()
-            .wrap_connector(self.connector.clone());
-        Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
+            .wrap_connector(self.connector.clone()))
     }
 }
 
@@ -278,12 +294,20 @@ async fn finish(
 }
 
 fn classify(host: &str, error: &hyper_util::client::legacy::Error) -> HttpFault {
-    let host = host.to_owned();
-    let source = Opaque::of(error);
-    if is_distrust(error) {
-        return HttpFault::Certificate { host, source };
+    if error.is_connect() {
+        return unconnected(host, error);
     }
-    if error.is_connect() { HttpFault::Connect { host, source } } else { HttpFault::Broken { host, source } }
+    HttpFault::Broken { host: host.to_owned(), source: Opaque::of(error) }
+}
+
+/// Why there is no connection.
+pub(super) fn unconnected(host: &str, error: &(dyn std::error::Error + 'static)) -> HttpFault {
+    let (host, source) = (host.to_owned(), Opaque::of(error));
+    if is_distrust(error) {
+        HttpFault::Certificate { host, source }
+    } else {
+        HttpFault::Connect { host, source }
+    }
 }
 
 /// Whether a certificate was refused. An `io::Error` hides what it wraps from `source()`, and one may wrap another.
@@ -310,7 +334,7 @@ fn https_uri(url: &str) -> Result<Uri, HttpFault> {
     }
 }
 
-fn host_of(uri: &Uri) -> String {
+pub(super) fn host_of(uri: &Uri) -> String {
     let host = uri.host().unwrap_or_default();
     uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

@@ -3,23 +3,27 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Passes everything on, and fails a write that has made no progress for ten seconds.
+/// Passes everything on, and fails a write that has made no progress for ten seconds, or for a minute in the middle
+/// of a long body: whoever unpacks while he reads may be held up by his disk.
 #[derive(Debug)]
-pub struct Patient<S> {
+pub struct Patient<'a, S> {
     stream: S,
+    bulk: &'a AtomicBool,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
-    pub fn new(stream: S) -> Self {
-        Self { stream, waiting: None }
+impl<'a, S> Patient<'a, S> {
+    /// `bulk` says whether a long body is being written.
+    pub fn new(stream: S, bulk: &'a AtomicBool) -> Self {
+        Self { stream, bulk, waiting: None }
     }
 
     fn bound<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -27,12 +31,13 @@ impl<S> Patient<S> {
             self.waiting = None;
             return poll;
         }
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        let patience = if self.bulk.load(Ordering::Relaxed) { PATIENCE_IN_BULK } else { PATIENCE };
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(patience)));
         waiting.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -42,7 +47,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -76,6 +81,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_IN_BULK: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -85,9 +91,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_does_not_read_is_given_up() {
-        let (ours, _theirs) = tokio::io::duplex(16);
-        let mut stream = Patient::new(ours);
-        let error = stream.write_all(&[0; 64]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        for (bulk, patience) in [(false, PATIENCE), (true, PATIENCE_IN_BULK)] {
+            let (ours, _theirs) = tokio::io::duplex(16);
+            let (bulk, start) = (AtomicBool::new(bulk), tokio::time::Instant::now());
+            let mut stream = Patient::new(ours, &bulk);
+            let error = stream.write_all(&[0; 64]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert_eq!(start.elapsed().as_secs(), patience.as_secs());
+        }
     }
 }

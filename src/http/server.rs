@@ -1,12 +1,13 @@
-//! The server half: one HTTP/1.1 connection with every limit set, and the two forms of answer.
+//! The server half: one HTTP/1.1 connection with every limit set, and the forms of answer.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
@@ -17,18 +18,39 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
+use super::body::Body;
 use super::headers::{JSON, PROBLEM};
 use super::patient::Patient;
 use crate::error::{Failure, Kind};
 
-/// Every body that we send is complete before its head goes out.
-pub type Reply = Response<Full<Bytes>>;
+/// What the daemon says itself is complete before its head goes out; what it passes on comes piece by piece.
+pub type Reply = Response<Body>;
 
 /// One connection as others see it: whether a request is being answered on it, and a way to end it.
 #[derive(Debug, Default)]
 pub struct Line {
     busy: AtomicBool,
+    /// A long body is on its way to the peer.
+    bulk: AtomicBool,
     ending: Notify,
+}
+
+/// The rest of an answer that is owed on a connection. Dropped with the answer's last piece.
+#[derive(Debug)]
+pub struct Owed(Arc<Line>);
+
+impl Owed {
+    fn on(line: &Arc<Line>) -> Self {
+        line.bulk.store(true, Ordering::Relaxed);
+        Self(Arc::clone(line))
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.bulk.store(false, Ordering::Relaxed);
+        self.0.busy.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Line {
@@ -44,7 +66,7 @@ impl Line {
 }
 
 /// Serves one connection until the peer closes it, stays silent too long, or somebody hangs up.
-pub async fn serve_connection<S, H, F>(stream: S, line: &Line, handle: H)
+pub async fn serve_connection<S, H, F>(stream: S, line: &Arc<Line>, handle: H)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request<Incoming>) -> F,
@@ -54,8 +76,10 @@ where
         line.busy.store(true, Ordering::Relaxed);
         let reply = handle(request);
         async move {
-            let reply = reply.await;
-            line.busy.store(false, Ordering::Relaxed);
+            let mut reply = reply.await;
+            if !reply.body_mut().owe(|| Owed::on(line)) {
+                line.busy.store(false, Ordering::Relaxed);
+            }
             Ok::<_, Infallible>(reply)
         }
     });
@@ -64,7 +88,7 @@ where
         .header_read_timeout(HEADER_TIME)
         .max_buf_size(LARGEST_HEAD)
         .max_headers(MOST_HEADERS)
-        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, &line.bulk)), service);
     let mut connection = pin!(connection);
     // An error here is the peer's: it went away or did not speak HTTP. hyper has answered what can be answered.
     tokio::select! {
@@ -97,7 +121,7 @@ pub async fn read_body(body: Incoming) -> Result<Bytes, Failure> {
 /// A reply with a body of the given type. Nothing that the daemon says may be cached.
 #[must_use]
 pub fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+    let mut reply = Response::new(Body::full(body));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
