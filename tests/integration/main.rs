@@ -16,6 +16,7 @@ mod stand_in;
 mod command_line;
 mod daemon;
 mod delegation;
+mod google_login;
 mod identity;
 mod key_file;
 mod network;
