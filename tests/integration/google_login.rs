@@ -20,6 +20,9 @@ use super::stand_in::{
     RevokedToken, StandIn, USERINFO_EMAIL,
 };
 
+/// Parameters to put in the place of others.
+type Changes<'a> = &'a [(&'a str, &'a str)];
+
 /// A program that signs its user in.
 struct App {
     google: StandIn,
@@ -34,7 +37,7 @@ impl App {
     }
 
     /// The address for the browser, with some parameters changed and those that are empty left out.
-    fn url(&self, changes: &[(&str, &str)]) -> String {
+    fn url(&self, changes: Changes) -> String {
         let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, VERIFIER.as_bytes()));
         let mut parameters = vec![
             ("client_id", self.client.id.as_str()),
@@ -59,7 +62,7 @@ impl App {
         parameter(&self.google.consent(&self.url(&[])).unwrap(), "code").unwrap()
     }
 
-    fn exchange(&self, code: &str, changes: &[(&str, &str)]) -> (u16, Value) {
+    fn exchange(&self, code: &str, changes: Changes) -> (u16, Value) {
         let mut form = vec![
             ("grant_type", "authorization_code"),
             ("client_id", self.client.id.as_str()),
@@ -212,7 +215,7 @@ fn what_is_wrong_with_a_request_is_a_page_and_nobody_is_sent_back() {
     app.google.delete_client(&deleted.id);
     let internal = app.google.desktop_client();
     app.google.restrict_to_organisation(&internal.id);
-    let cases: [(&[(&str, &str)], &str); 15] = [
+    let cases: [(Changes, &str); 15] = [
         (&[("client_id", "nobody")], "invalid_client"),
         (&[("client_id", "")], "invalid_request"),
         (&[("client_id", &deleted.id)], "deleted_client"),
@@ -284,7 +287,7 @@ fn an_unticked_scope_is_not_granted() {
 fn a_code_is_good_once_for_its_own_client_verifier_and_address() {
     let app = App::new();
     let other = app.google.desktop_client();
-    let cases: [(&[(&str, &str)], u16, &str); 8] = [
+    let cases: [(Changes, u16, &str); 8] = [
         (&[("code_verifier", "")], 400, "invalid_grant"),
         (&[("code_verifier", "another-verifier-another-verifier-another-v")], 400, "invalid_grant"),
         (&[("redirect_uri", "http://127.0.0.1:4001/callback")], 400, "redirect_uri_mismatch"),
@@ -317,7 +320,7 @@ fn a_replayed_code_takes_down_what_came_of_it() {
 #[test]
 fn a_refresh_token_comes_offline_and_with_the_first_consent_or_a_new_one() {
     let app = App::new();
-    let lasts = |changes: &[(&str, &str)]| {
+    let lasts = |changes: Changes| {
         let back = app.google.consent(&app.url(changes)).unwrap();
         app.exchange(&parameter(&back, "code").unwrap(), &[]).1["refresh_token"].is_string()
     };

@@ -120,12 +120,10 @@ pub(super) fn decide(control: &Control, query: &Pairs, consent: &Consent) -> Res
         Err(refusal) => (Outcome::Refused(refusal.word.to_owned()), Err(refusal)),
     };
     // A page may be answered more than once, by the browser's way back: the last answer counts.
-    match state.authorizations.iter_mut().rfind(|(known, _)| known == query) {
-        Some((_, request)) => request.outcome = outcome,
-        None => {
-            let request = describe(query, outcome);
-            state.authorizations.push((query.clone(), request));
-        }
+    if let Some((_, request)) = state.authorizations.iter_mut().rfind(|(known, _)| known == query) {
+        request.outcome = outcome;
+    } else {
+        state.authorizations.push((query.clone(), describe(query, outcome)));
     }
     result
 }

@@ -1,4 +1,4 @@
-//! Identity tokens (OpenID Connect Core 2), and the lies that a test may want them to tell.
+//! Identity tokens (section 2 of OIDC Core), and the lies that a test may want them to tell.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -13,8 +13,8 @@ use super::server::with_type;
 pub(super) fn consent(request: &Request) -> Response<Bytes> {
     let (fixed, optional): (Vec<&String>, Vec<&String>) =
         request.scopes.iter().partition(|scope| !scope::is_optional(scope));
-    let fixed: String = fixed.iter().map(|scope| format!("<li>{}</li>\n", scope::meaning(scope))).collect();
-    let optional: String = optional.iter().map(|scope| checkbox(scope)).collect();
+    let fixed = lines(fixed, |scope| format!("<li>{}</li>\n", scope::meaning(scope)));
+    let optional = lines(optional, |scope| checkbox(scope));
     let body = format!(
         "<h1>{client} wants access to your account</h1>\n\
          <form method=\"post\">\n\
@@ -51,17 +51,14 @@ fn accounts(request: &Request) -> String {
             "<p>Signed in as <strong>{only}</strong><input type=\"hidden\" name=\"account\" value=\"{only}\"></p>\n"
         );
     }
-    let choices: String = request
-        .accounts
-        .iter()
-        .map(|email| {
-            let checked = if *email == request.account { " checked" } else { "" };
-            let email = escape(email);
-            format!(
-                "<label><input type=\"radio\" name=\"account\" value=\"{email}\" required{checked}><span>{email}</span></label>\n"
-            )
-        })
-        .collect();
+    let choices = lines(&request.accounts, |email| {
+        let checked = if *email == request.account { " checked" } else { "" };
+        let email = escape(email);
+        format!(
+            "<label><input type=\"radio\" name=\"account\" value=\"{email}\" required{checked}>\
+             <span>{email}</span></label>\n"
+        )
+    });
     format!("<fieldset>\n<legend>Choose an account</legend>\n{choices}</fieldset>\n")
 }
 
@@ -88,6 +85,10 @@ fn page(status: u16, title: &str, body: &str) -> Response<Bytes> {
          <main>\n{body}</main>\n</body>\n</html>\n"
     );
     with_type(status, "text/html; charset=utf-8", html)
+}
+
+fn lines<T>(items: impl IntoIterator<Item = T>, line: impl Fn(T) -> String) -> String {
+    items.into_iter().map(line).collect::<Vec<_>>().concat()
 }
 
 fn escape(text: &str) -> String {
