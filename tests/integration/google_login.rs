@@ -256,7 +256,7 @@ fn markup_in_a_parameter_stays_text() {
     let app = App::new();
     let page = browse("GET", &app.url(&[("redirect_uri", "http://localhost:1/\"><script>")]), "");
     assert_eq!(page.status, 200);
-    assert!(!page.body.contains("<script>"), "{}", page.body);
+    assert!(page.body.contains("<dd>http://localhost:1/&quot;&gt;&lt;script&gt;</dd>"), "{}", page.body);
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod delegation;
 mod google_login;
 mod identity;
 mod key_file;
+mod leak_hunt;
 mod network;
 mod peers;
 mod socket_directory;
