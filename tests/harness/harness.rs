@@ -82,7 +82,7 @@ impl Sandbox {
             (self.google.authorization_endpoint(), self.google.revocation_endpoint());
         let client = self.google.desktop_client();
         let text = format!(
-            "extra_ca = \"{}\"\n[oauth]\nclient_id = \"{}\"\nclient_secret = \"{}\"\n\
+            "extra_ca = \"{}\"\nvault = \"file\"\n[oauth]\nclient_id = \"{}\"\nclient_secret = \"{}\"\n\
              [endpoints]\ntoken = \"{origin}/token\"\nauthorization = \"{authorization}\"\n\
              revocation = \"{revocation}\"\n[[registry]]\nhost = \"localhost:{port}\"\n{more}",
             ca.display(),

@@ -20,6 +20,7 @@ mod google_login;
 mod identity;
 mod key_file;
 mod leak_hunt;
+mod login;
 mod network;
 mod peers;
 mod socket_directory;
