@@ -52,6 +52,10 @@ pub enum NamedSource {
     Gcloud { variables: GcloudVariables },
     /// A metadata server, Google's own where no host is given.
     Metadata { host: Option<String> },
+    /// The stored login of one account.
+    Login { account: String },
+    /// What a home holds: the login stored in one directory, else what gcloud keeps in another.
+    Home { state: Option<PathBuf>, gcloud: Option<PathBuf> },
 }
 
 /// The variables by which gcloud is told which account to use, and no others: they end up in a child's
@@ -116,6 +120,8 @@ pub struct Ask {
     pub source: Option<NamedSource>,
     /// Where gcloud's files are for the asking process, which may have another home than the daemon.
     pub directory: Option<PathBuf>,
+    /// Where that process's stored logins are.
+    pub state: Option<PathBuf>,
     /// Pid and start time of the client, opaque. Sent by `keyring get` only.
     pub asker: Option<String>,
     /// How long the client can wait.
@@ -128,7 +134,16 @@ impl Ask {
     pub fn new(url: impl Into<String>) -> Self {
         let deadline = Self::LONGEST;
         let url = url.into();
-        Self { url, username: None, access: None, source: None, directory: None, asker: None, deadline }
+        Self {
+            url,
+            username: None,
+            access: None,
+            source: None,
+            directory: None,
+            state: None,
+            asker: None,
+            deadline,
+        }
     }
 
     /// A helper has ten seconds, and needs the last one to say what went wrong.
@@ -147,6 +162,7 @@ impl Ask {
             access: self.access,
             source: self.source.clone(),
             directory: self.directory.clone(),
+            state: self.state.clone(),
             asker: self.asker.clone(),
             deadline_ms: u64::try_from(self.deadline.as_millis()).ok(),
         })
@@ -165,6 +181,7 @@ impl Ask {
             access: wire.access,
             source: wire.source,
             directory: wire.directory.filter(|path| path.is_absolute()),
+            state: wire.state.filter(|path| path.is_absolute()),
             asker: wire.asker.filter(|asker| asker.len() <= LONGEST_ASKER),
             deadline: deadline.clamp(Self::SHORTEST, Self::LONGEST),
         })
@@ -214,6 +231,8 @@ struct AskWire {
     source: Option<NamedSource>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     directory: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     asker: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

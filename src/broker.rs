@@ -79,7 +79,7 @@ impl<U: Upstream> Broker<U> {
                 "this socket gives tokens that read, and this asks to write",
             ));
         }
-        let named = self.cache.upstream().deciding(ask.source.clone(), ask.directory.as_deref());
+        let named = self.cache.upstream().deciding(ask, registry.as_ref());
         let asker = ask.asker.as_deref().map(|asker| digest(asker, &ask.url));
         let minted = self.cache.token(Key { named, access }, asker, until).await?;
         let credential = Credential {

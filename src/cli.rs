@@ -6,10 +6,13 @@ mod completions;
 mod control;
 mod doctor;
 mod keyring;
+mod login;
+mod logout;
 mod serve;
 mod status;
 mod terminal;
 mod token;
+mod vault;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,6 +37,23 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Sign in with a browser, once
+    Login(login::Flags),
+    /// Revoke a sign-in at Google, then forget it
+    Logout {
+        /// Whose
+        #[arg(long, value_name = "EMAIL")]
+        account: Option<String>,
+        /// Every account
+        #[arg(long, conflicts_with = "account")]
+        all: bool,
+    },
+    /// Show where sign-ins are kept, or move them
+    Vault {
+        /// Move all of them there
+        #[arg(value_enum)]
+        to: Option<vault::To>,
+    },
     /// Answer like Python's keyring; also when called by the name `keyring`
     #[command(disable_help_flag = true)]
     Keyring {
@@ -83,8 +103,8 @@ enum Command {
 /// The flag that decides the source.
 #[derive(Debug, clap::Args)]
 struct SourceFlag {
-    /// Take this credential file, or `gcloud`, or `metadata`, and nothing else
-    #[arg(long, value_name = "FILE|gcloud|metadata")]
+    /// Take this credential file, this account's sign-in, `gcloud`, or `metadata`, and nothing else
+    #[arg(long, value_name = "FILE|EMAIL|gcloud|metadata")]
     credential: Option<PathBuf>,
 }
 
@@ -127,6 +147,9 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     let environment = Environment::capture();
     match command {
+        Command::Login(flags) => login::run(environment, flags),
+        Command::Logout { account, all } => logout::run(environment, account, all),
+        Command::Vault { to } => vault::run(environment, to),
         Command::Keyring { arguments } => Ok(keyring::run(&arguments)),
         Command::Token { write, source, format } => token::run(environment, source.credential, write, format),
         Command::Status { json } => status::run(environment, json),

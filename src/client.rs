@@ -77,6 +77,7 @@ impl Client {
             Carrier::Owner(path) => {
                 ask.source = named;
                 ask.directory.clone_from(&self.paths.gcloud);
+                ask.state.clone_from(&self.paths.state);
                 self.ask_owner(&path, ask, until)
             }
         }

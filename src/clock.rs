@@ -59,6 +59,19 @@ pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     DateTime::parse_from_rfc3339(text).ok().map(SystemTime::from)
 }
 
+/// A duration as people say it: `3 days`, in its largest whole unit.
+#[must_use]
+pub fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (number, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A duration as people write it: `45s`, `10m`, `1h`, `7d`; at least a second and at most a year.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
@@ -84,6 +97,15 @@ mod tests {
         assert_eq!(parse_rfc3339("2026-01-02T03:04:05Z"), Some(time));
         assert_eq!(parse_rfc3339("2026-01-02T05:04:05+02:00"), Some(time));
         assert_eq!(parse_rfc3339("yesterday"), None);
+    }
+
+    #[test]
+    fn words_take_the_largest_whole_unit() {
+        let said = |seconds| in_words(Duration::from_secs(seconds));
+        assert_eq!(
+            [0, 1, 119, 7200, 86_400 * 9].map(said),
+            ["0 seconds", "1 second", "1 minute", "2 hours", "9 days"]
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::clock::parse_duration;
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
 use crate::paths::{Paths, open_regular};
+use crate::secret::Secret;
 use crate::sys;
 
 /// What is wrong with a configuration file.
@@ -64,8 +65,14 @@ pub struct Config {
     pub registries: Vec<ExtraRegistry>,
     /// Certificates to trust beside the system's.
     pub extra_ca: Option<PathBuf>,
-    /// Where refresh tokens and assertions may go beside Google's own endpoint.
-    pub token_endpoint: Option<String>,
+    /// Where secrets may go, and a person may be sent, instead of Google's own endpoints.
+    pub endpoints: EndpointUrls,
+    /// Where the secrets of stored logins rest.
+    pub vault: VaultChoice,
+    /// The OAuth client to sign in with.
+    pub oauth_client: Option<OauthClient>,
+    /// Which login is for which registry; the first that matches decides.
+    pub accounts: Vec<AccountRule>,
     /// Whether a helper may start the daemon.
     pub auto_start: bool,
     /// After this time without work a daemon ends.
@@ -124,6 +131,90 @@ impl Format {
     }
 }
 
+/// Endpoints that take the place of Google's.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointUrls {
+    /// Where refresh tokens, codes and assertions go.
+    #[serde(deserialize_with = "https_url")]
+    pub token: Option<String>,
+    /// Where a refresh token goes to be revoked.
+    #[serde(deserialize_with = "https_url")]
+    pub revocation: Option<String>,
+    /// Where a browser is sent to sign in. No secret goes there, so plain http may be named on this machine.
+    #[serde(deserialize_with = "browser_url")]
+    pub authorization: Option<String>,
+}
+
+impl EndpointUrls {
+    fn overlay(&mut self, above: Self) {
+        self.token = above.token.or(self.token.take());
+        self.revocation = above.revocation.or(self.revocation.take());
+        self.authorization = above.authorization.or(self.authorization.take());
+    }
+}
+
+/// Which vault a sign-in uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VaultChoice {
+    /// The keychain where there is one, else a file.
+    Auto,
+    Keychain,
+    File,
+}
+
+/// An OAuth client of the type "Desktop app". Google gives it a secret that is none: it is the same on every
+/// machine that the client is used on (RFC 8252, section 8.5).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OauthClient {
+    pub client_id: String,
+    #[serde(default = "no_secret")]
+    pub client_secret: Secret,
+}
+
+/// One line of the table that says which login is for which registry.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "AccountRuleWire")]
+pub struct AccountRule {
+    pub account: String,
+    /// The registry's host, as clients write it.
+    pub registry: Option<String>,
+    pub project: Option<String>,
+}
+
+impl AccountRule {
+    /// Whether it is for a registry of this host, and this project where the URL says one.
+    #[must_use]
+    pub fn matches(&self, host: &str, project: Option<&str>) -> bool {
+        let same = |wanted: Option<&str>, seen: Option<&str>| wanted.is_none() || wanted == seen;
+        same(self.registry.as_deref(), Some(host)) && same(self.project.as_deref(), project)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccountRuleWire {
+    account: String,
+    #[serde(default)]
+    registry: Option<String>,
+    #[serde(default)]
+    project: Option<String>,
+}
+
+impl TryFrom<AccountRuleWire> for AccountRule {
+    type Error = &'static str;
+
+    fn try_from(wire: AccountRuleWire) -> Result<Self, Self::Error> {
+        let AccountRuleWire { account, registry, project } = wire;
+        if registry.is_none() && project.is_none() {
+            return Err("an account needs a `registry`, a `project`, or both, to say what it is for");
+        }
+        Ok(Self { account, registry: registry.map(|host| host.to_ascii_lowercase()), project })
+    }
+}
+
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -156,7 +247,11 @@ impl Config {
     fn overlay(&mut self, file: File) {
         self.registries.extend(file.registry);
         self.extra_ca = file.extra_ca.or(self.extra_ca.take());
-        self.token_endpoint = file.endpoints.token.or(self.token_endpoint.take());
+        self.endpoints.overlay(file.endpoints);
+        self.vault = file.vault.unwrap_or(self.vault);
+        self.oauth_client = file.oauth.or(self.oauth_client.take());
+        // The user's own rules come before those of the machine.
+        self.accounts.splice(0..0, file.account);
         self.auto_start = file.daemon.auto_start.unwrap_or(self.auto_start);
         self.idle = file.daemon.idle.unwrap_or(self.idle);
         self.log = file.log.unwrap_or(self.log);
@@ -198,7 +293,10 @@ impl Default for Config {
         Self {
             registries: Vec::new(),
             extra_ca: None,
-            token_endpoint: None,
+            endpoints: EndpointUrls::default(),
+            vault: VaultChoice::Auto,
+            oauth_client: None,
+            accounts: Vec::new(),
             auto_start: true,
             idle: Duration::from_secs(3600),
             log: LogLevel::Info,
@@ -214,15 +312,11 @@ struct File {
     extra_ca: Option<PathBuf>,
     log: Option<LogLevel>,
     registry: Vec<ExtraRegistry>,
-    endpoints: Endpoints,
+    endpoints: EndpointUrls,
+    vault: Option<VaultChoice>,
+    oauth: Option<OauthClient>,
+    account: Vec<AccountRule>,
     daemon: Daemon,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Endpoints {
-    #[serde(deserialize_with = "https_url")]
-    token: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -278,6 +372,20 @@ fn https_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String
     if fine { Ok(Some(text)) } else { Err(serde::de::Error::custom(format!("{text:?} is not an https URL"))) }
 }
 
+fn no_secret() -> Secret {
+    Secret::new(String::new())
+}
+
+/// https, or http to this very machine.
+fn browser_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let own = |url: &url::Url| matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
+    let fine = url::Url::parse(&text)
+        .is_ok_and(|url| url.scheme() == "https" || (url.scheme() == "http" && own(&url)));
+    let wrong = || serde::de::Error::custom(format!("{text:?} is neither https nor http on this machine"));
+    if fine { Ok(Some(text)) } else { Err(wrong()) }
+}
+
 fn host_and_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     let (host, port) = text.split_once(':').unwrap_or((&text, "443"));
@@ -328,6 +436,8 @@ mod tests {
     fn endpoint_and_host_are_checked() {
         for wrong in [
             "[endpoints]\ntoken = \"http://a.test/token\"",
+            "[endpoints]\nauthorization = \"http://a.test/auth\"",
+            "[[account]]\naccount = \"a@b.test\"",
             "[[registry]]\nhost = \"https://a.test\"",
             "[[registry]]\nhost = \"A.test\"",
             "[[registry]]\nhost = \"a.test:99999\"",

@@ -4,6 +4,7 @@
 //! Each finding says what was seen and, where something is wrong, the one thing to do. No finding holds any part
 //! of a secret.
 
+mod logins;
 mod pip;
 
 use std::time::{Duration, Instant};
@@ -68,6 +69,7 @@ pub fn examine(client: &Client, url: Option<&str>, tell: &mut dyn FnMut(Finding)
         tell(finding);
     }
     let runtime = fallback::runtime()?;
+    runtime.block_on(logins::examine(client, tell));
     runtime.block_on(sources(client, tell));
     runtime.block_on(network(client, tell));
     for finding in pip::examine(&client.environment) {

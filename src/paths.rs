@@ -68,7 +68,7 @@ impl Fault for PathFault {
 pub struct Paths {
     /// `config.toml` lives here; absent where there is no home.
     pub configuration: Option<PathBuf>,
-    /// The log of a daemon that started by itself.
+    /// The stored logins, and the log of a daemon that started by itself.
     pub state: Option<PathBuf>,
     /// Holds the sockets and the lock.
     pub runtime: PathBuf,

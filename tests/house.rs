@@ -25,7 +25,6 @@ fn floors() -> BTreeMap<&'static str, u8> {
         ("http", 2),
         ("carrier", 2),
         ("vault", 2),
-        ("accounts", 2),
         ("google", 3),
         ("broker", 4),
         ("proxy", 5),

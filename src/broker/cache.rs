@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::future::Future;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,11 +17,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Counters;
 use super::freshness::{Age, LEAVE_ALONE, PATIENCE, REFUSED_AFTER};
-use crate::ask::{Access, NamedSource};
+use crate::ask::{Access, Ask, NamedSource};
 use crate::clock::{Clock, between};
 use crate::error::{Failure, Kind};
 use crate::google::credential_file::Stamp;
 use crate::google::source::{Minted, Request};
+use crate::registry::Registry;
 use crate::secret::Fingerprint;
 
 /// Where tokens come from. The program has one, the tests have another.
@@ -37,8 +37,8 @@ pub trait Upstream: Debug + Send + Sync + 'static {
     /// What changes when the identity behind a source may have changed. May wait for a file system.
     fn stamps(&self, named: Option<&NamedSource>) -> Vec<Option<Stamp>>;
 
-    /// What decides for an ask that names `source`, or nothing, and whose gcloud has its files in `directory`.
-    fn deciding(&self, source: Option<NamedSource>, directory: Option<&Path>) -> Option<NamedSource>;
+    /// What decides for an ask that is meant for this registry.
+    fn deciding(&self, ask: &Ask, registry: Option<&Registry>) -> Option<NamedSource>;
 }
 
 /// Who asked for what, in a form whose size nobody but us decides.

@@ -1,22 +1,25 @@
 //! Which source decides, and the sources in their order.
 //!
-//! A source that the asking process named decides alone. Without one the order is: a stored login (an issue of
-//! its own brings it), the file that gcloud wrote, the gcloud program, the metadata server. Absent means next;
-//! present but failing ends the ask.
+//! A source that the asking process named decides alone. Without one the configuration's table of accounts may
+//! name a stored login for the registry; else the order is: what systemd hands to the service, the default login,
+//! the file that gcloud wrote, the gcloud program, the metadata server. Absent means next; present but failing
+//! ends the ask.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
-use crate::ask::{GcloudVariables, NamedSource};
+use crate::ask::{Ask, GcloudVariables, NamedSource};
 use crate::broker::cache::Upstream;
+use crate::config::AccountRule;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::google::credential_file::{CredentialFile, Stamp};
 use crate::google::source::{Minted, Request, SourceFault, World};
-use crate::google::{gcloud, metadata, service_account, user};
+use crate::google::{accounts, gcloud, metadata, service_account, stored_login, user};
 use crate::paths::{Paths, absolute, read_regular};
+use crate::registry::Registry;
 
 /// The source that a process names: the flag, then `VALETKEY_CREDENTIAL`, then the variables of Google's own
 /// tools.
@@ -30,9 +33,12 @@ pub fn named(flag: Option<&Path>, environment: &Environment) -> Result<Option<Na
     }
 }
 
-/// `gcloud`, `metadata`, or the path of a credential file.
+/// `gcloud`, `metadata`, the e-mail address of a stored login, or the path of a credential file.
 fn by_word(word: &Path, environment: &Environment) -> Result<NamedSource, Failure> {
     Ok(match word.to_str() {
+        Some(account) if account.contains('@') && !account.contains(['/', '\\']) => {
+            NamedSource::Login { account: account.to_owned() }
+        }
         Some("gcloud") => NamedSource::Gcloud { variables: gcloud_variables(environment)? },
         Some("metadata") => NamedSource::Metadata { host: metadata_host(environment)? },
         _ => NamedSource::File { path: absolute(word) },
@@ -89,6 +95,13 @@ pub enum Candidate {
     ApplicationDefault(PathBuf),
     Gcloud(GcloudVariables),
     Metadata(Option<String>),
+    /// What `valetkey login` stored in this directory, for an account or the default one.
+    StoredLogin {
+        state: PathBuf,
+        account: Option<String>,
+    },
+    /// What systemd hands to this very service.
+    Systemd(PathBuf),
 }
 
 impl Candidate {
@@ -101,6 +114,9 @@ impl Candidate {
             Self::Gcloud(_) => "gcloud".to_owned(),
             Self::Metadata(None) => "metadata server".to_owned(),
             Self::Metadata(Some(host)) => format!("metadata server at {host}"),
+            Self::StoredLogin { account: None, .. } => "stored login".to_owned(),
+            Self::StoredLogin { account: Some(account), .. } => format!("stored login of {account}"),
+            Self::Systemd(path) => format!("systemd credential {}", path.display()),
         }
     }
 }
@@ -111,14 +127,18 @@ pub struct Sources {
     pub world: World,
     /// gcloud's own directory.
     pub gcloud: Option<PathBuf>,
+    /// Where the stored logins are.
+    pub state: Option<PathBuf>,
+    /// Which login is for which registry.
+    pub rules: Vec<AccountRule>,
     /// What decides where an ask names nothing: the environment of this very process, if it names something.
     pub default: Option<NamedSource>,
 }
 
 impl Sources {
     #[must_use]
-    pub fn new(world: World, paths: &Paths, default: Option<NamedSource>) -> Self {
-        Self { world, gcloud: paths.gcloud.clone(), default }
+    pub fn new(world: World, paths: &Paths, rules: Vec<AccountRule>, default: Option<NamedSource>) -> Self {
+        Self { world, gcloud: paths.gcloud.clone(), state: paths.state.clone(), rules, default }
     }
 
     /// Where to look, in order.
@@ -128,17 +148,21 @@ impl Sources {
             Some(NamedSource::File { path }) => vec![Candidate::File(path.clone())],
             Some(NamedSource::Gcloud { variables }) => vec![Candidate::Gcloud(variables.clone())],
             Some(NamedSource::Metadata { host }) => vec![Candidate::Metadata(host.clone())],
-            Some(NamedSource::GcloudDirectory { path }) => {
-                let directory =
-                    path.to_str().map(|text| (GcloudVariables::DIRECTORY.to_owned(), text.to_owned()));
-                let variables = directory.into_iter().collect::<BTreeMap<_, _>>();
-                let variables = GcloudVariables::try_from(variables).unwrap_or_default();
-                vec![in_directory(path), Candidate::Gcloud(variables), Candidate::Metadata(None)]
+            Some(NamedSource::Login { account }) => {
+                self.state.iter().map(|state| stored(state, Some(account))).collect()
+            }
+            Some(NamedSource::GcloudDirectory { path }) => in_gcloud(Some(path)),
+            Some(NamedSource::Home { state, gcloud }) => {
+                let login = state.as_deref().map(|state| stored(state, None));
+                login.into_iter().chain(in_gcloud(gcloud.as_deref())).collect()
             }
             None => {
+                let systemd =
+                    self.world.environment.path(SYSTEMD).map(|directory| directory.join("valetkey"));
+                let login = self.state.as_deref().map(|state| stored(state, None));
                 let file = self.gcloud.as_deref().map(in_directory);
                 let rest = [Candidate::Gcloud(GcloudVariables::default()), Candidate::Metadata(None)];
-                file.into_iter().chain(rest).collect()
+                systemd.map(Candidate::Systemd).into_iter().chain(login).chain(file).chain(rest).collect()
             }
         }
     }
@@ -160,6 +184,15 @@ impl Sources {
                     return Err(SourceFault::Absent(format!("there is no {}", path.display())));
                 }
                 self.read_and_mint(path, request).await?
+            }
+            Candidate::Systemd(path) => {
+                if Stamp::of(path).is_none() {
+                    return Err(SourceFault::Absent(format!("systemd hands over no {}", path.display())));
+                }
+                self.read_and_mint(path, request).await?
+            }
+            Candidate::StoredLogin { state, account } => {
+                stored_login::mint(world, state, account.as_deref(), request).await?
             }
             Candidate::Gcloud(variables) => gcloud::mint(world, variables, request).await?,
             Candidate::Metadata(host) => metadata::mint(world, host.as_deref(), request).await?,
@@ -206,7 +239,10 @@ impl Upstream for Sources {
         let mut files = Vec::new();
         for candidate in self.candidates(key) {
             match candidate {
-                Candidate::File(path) | Candidate::ApplicationDefault(path) => files.push(path),
+                Candidate::File(path) | Candidate::ApplicationDefault(path) | Candidate::Systemd(path) => {
+                    files.push(path);
+                }
+                Candidate::StoredLogin { state, .. } => files.push(accounts::file(&state)),
                 Candidate::Gcloud(variables) => files.extend(self.gcloud_files(&variables)),
                 Candidate::Metadata(_) => {}
             }
@@ -214,11 +250,26 @@ impl Upstream for Sources {
         files.iter().map(|file| Stamp::of(file)).collect()
     }
 
-    /// Where nothing is named, the asking process's own home decides, which may not be ours.
-    fn deciding(&self, source: Option<NamedSource>, directory: Option<&Path>) -> Option<NamedSource> {
+    /// Where nothing is named, the asking process's own home decides, which may not be ours; and in our own the
+    /// table of accounts.
+    fn deciding(&self, ask: &Ask, registry: Option<&Registry>) -> Option<NamedSource> {
+        if ask.source.is_some() || self.default.is_some() {
+            return ask.source.clone();
+        }
+        let (gcloud, state) = (&ask.directory, &ask.state);
+        // An older helper tells only the one; a listener that is not the owner's, neither.
         let elsewhere =
-            directory.filter(|path| self.default.is_none() && self.gcloud.as_deref() != Some(path));
-        source.or_else(|| Some(NamedSource::GcloudDirectory { path: elsewhere?.to_owned() }))
+            (gcloud.is_some() && *gcloud != self.gcloud) || (state.is_some() && *state != self.state);
+        if elsewhere {
+            return Some(match (state, gcloud) {
+                (None, Some(path)) => NamedSource::GcloudDirectory { path: path.clone() },
+                _ => NamedSource::Home { state: state.clone(), gcloud: gcloud.clone() },
+            });
+        }
+        let registry = registry?;
+        let project = registry.repository.as_ref().map(|(project, _)| project.as_str());
+        let rule = self.rules.iter().find(|rule| rule.matches(&registry.host, project))?;
+        Some(NamedSource::Login { account: rule.account.clone() })
     }
 }
 
@@ -240,6 +291,20 @@ impl Sources {
     }
 }
 
+/// The application default credentials in a directory, else the gcloud that uses it, else the metadata server.
+fn in_gcloud(directory: Option<&Path>) -> Vec<Candidate> {
+    let text = directory.and_then(Path::to_str);
+    let variable = text.map(|text| (GcloudVariables::DIRECTORY.to_owned(), text.to_owned()));
+    let variables = variable.into_iter().collect::<BTreeMap<_, _>>();
+    let variables = GcloudVariables::try_from(variables).unwrap_or_default();
+    let rest = [Candidate::Gcloud(variables), Candidate::Metadata(None)];
+    directory.map(in_directory).into_iter().chain(rest).collect()
+}
+
+fn stored(state: &Path, account: Option<&String>) -> Candidate {
+    Candidate::StoredLogin { state: state.to_owned(), account: account.cloned() }
+}
+
 fn in_directory(directory: &Path) -> Candidate {
     Candidate::ApplicationDefault(directory.join(ADC))
 }
@@ -248,6 +313,9 @@ fn in_directory(directory: &Path) -> Candidate {
 #[must_use]
 pub fn nothing_found(named: Option<&NamedSource>, absent: Vec<String>) -> Failure {
     let (message, hint) = match named {
+        Some(NamedSource::Login { .. }) => {
+            ("a login was named as the source, and there is no place for logins", "set HOME")
+        }
         Some(NamedSource::Gcloud { .. }) => {
             ("gcloud was named as the source and gives no token", "run `gcloud auth login`")
         }
@@ -257,7 +325,7 @@ pub fn nothing_found(named: Option<&NamedSource>, absent: Vec<String>) -> Failur
         ),
         _ => (
             "no Google credential found on this machine",
-            "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS",
+            "run `valetkey login`, or set GOOGLE_APPLICATION_CREDENTIALS",
         ),
     };
     Failure { causes: absent, ..Failure::new(Kind::NeedsLogin, message).with_hint(hint) }
@@ -267,6 +335,8 @@ pub fn nothing_found(named: Option<&NamedSource>, absent: Vec<String>) -> Failur
 pub const CREDENTIAL: &str = "VALETKEY_CREDENTIAL";
 /// The name that Google's tools gave the file.
 pub const ADC: &str = "application_default_credentials.json";
+/// Where systemd puts the credentials of a service.
+const SYSTEMD: &str = "CREDENTIALS_DIRECTORY";
 /// A metadata server elsewhere than at Google's own address.
 const HOST: &str = "GCE_METADATA_HOST";
 

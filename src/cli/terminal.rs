@@ -27,6 +27,12 @@ pub(super) fn whisper(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "valetkey: {text}");
 }
 
+/// Prints text for a person on standard error, as it is.
+pub(super) fn say(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
 /// A word in colour, where the stream is a terminal and nobody objects.
 pub(super) fn paint(stream: &impl IsTerminal, colour: &str, text: &str) -> String {
     if is_lively(stream) { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }

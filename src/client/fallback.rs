@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
+use crate::google::accounts::Accounts;
 use crate::google::credential_file::CredentialFile;
 use crate::google::endpoints::Endpoints;
 use crate::google::source::World;
@@ -28,11 +29,11 @@ pub fn sources(
 ) -> Sources {
     let world = World {
         http: HttpClient::new(environment, config.extra_ca.clone()),
-        endpoints: Endpoints::new(config.token_endpoint.clone()),
+        endpoints: Endpoints::new(config.endpoints.clone()),
         environment: environment.clone(),
         clock: Clock::system(),
     };
-    Sources::new(world, paths, default)
+    Sources::new(world, paths, config.accounts.clone(), default)
 }
 
 /// Answers one ask here and now.
@@ -65,17 +66,27 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 #[must_use]
 pub fn lives_long(client: &Client, source: Option<&NamedSource>) -> bool {
     let sources = sources(&client.config, &client.environment, &client.paths, None);
-    let Some(Candidate::File(path) | Candidate::ApplicationDefault(path)) =
-        sources.candidates(source).into_iter().next()
-    else {
-        return false;
-    };
+    let mut candidates = sources.candidates(source);
+    candidates.truncate(FIRST);
     // A file system that does not answer must not hold the helper: then there is nothing to start a daemon for.
     let (tell, told) = std::sync::mpsc::channel();
     let look = move || {
-        let file = CredentialFile::read(&path, &sources.world.endpoints);
-        let _ = tell.send(matches!(file, Ok(CredentialFile::AuthorizedUser(_))));
+        let lives = candidates.iter().find_map(|candidate| match candidate {
+            Candidate::StoredLogin { state, .. } => {
+                let accounts = Accounts::load(state).ok()?;
+                (!accounts.logins.is_empty()).then_some(true)
+            }
+            Candidate::File(path) | Candidate::ApplicationDefault(path) => {
+                let file = CredentialFile::read(path, &sources.world.endpoints);
+                Some(matches!(file, Ok(CredentialFile::AuthorizedUser(_))))
+            }
+            _ => None,
+        });
+        let _ = tell.send(lives.unwrap_or(false));
     };
     std::thread::Builder::new().spawn(look).is_ok()
         && told.recv_timeout(Duration::from_secs(1)).unwrap_or(false)
 }
+
+/// A stored login, and the file that gcloud wrote.
+const FIRST: usize = 3;

@@ -150,7 +150,7 @@ impl Routes {
         } else if ask.source.is_some() {
             Err(Failure::new(Kind::Refused, "a source can be named on the owner's socket only"))
         } else {
-            Ok(Ask { directory: None, ..ask })
+            Ok(Ask { directory: None, state: None, ..ask })
         }
     }
 
@@ -245,6 +245,7 @@ fn status(daemon: &Daemon) -> serde_json::Value {
             "started_by": daemon.started_by.word(),
             "idle_end_seconds": daemon.idle.map(|idle| idle.as_secs()),
             "gcloud_directory": broker.cache().upstream().gcloud,
+            "state_directory": broker.cache().upstream().state,
             "proxy": world.http.proxy_for(world.endpoints.token()),
             "certificates": world.environment.text("SSL_CERT_FILE"),
         },

@@ -1,6 +1,6 @@
 //! OAuth's token endpoint: post a form, read a token or a refusal, and try again where that can help.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,43 +13,85 @@ use crate::error::{Fault, printable};
 use crate::http::client::Answer;
 use crate::secret::{AccessToken, Secret};
 
-/// Posts a grant and reads the token, with at most three retries of what may pass by itself.
-///
-/// `what` names the credential in messages; `remedy` is the command that mends a dead one.
+/// A grant that is to be exchanged for a token.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    pub url: &'a str,
+    pub form: &'a [(&'a str, &'a str)],
+    pub until: Instant,
+    /// Names the credential in messages.
+    pub what: &'a str,
+    /// The command that mends a dead one.
+    pub remedy: &'a str,
+    /// Whether the same grant may be posted again: a code is good for one time only.
+    pub repeats: bool,
+}
+
+/// What the token endpoint gives.
+#[derive(Debug)]
+pub struct Granted {
+    pub token: AccessToken,
+    /// Where the server gives one: after a sign-in, or because it changes them with each refresh.
+    pub refresh_token: Option<Secret>,
+    /// When that one ends by itself, where the server says so.
+    pub refresh_ends: Option<SystemTime>,
+    /// The scopes, if they are told: RFC 6749 section 5.1 lets a server leave out what is as asked for.
+    pub scopes: Option<Vec<String>>,
+    pub id_token: Option<Secret>,
+}
+
+impl Exchange<'_> {
+    /// Posts the grant and reads the token, with at most three retries of what may pass by itself.
+    ///
+    /// # Errors
+    /// When there is no token before `until`.
+    pub async fn send(self, world: &World) -> Result<Granted, SourceFault> {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 0.. {
+            let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(self.form).finish();
+            let answer = world.http.post_form(self.url, form, self.until).await;
+            let answer = answer.map_err(SourceFault::from);
+            let fault = match answer.and_then(|answer| read(world, &answer, self.what, self.remedy)) {
+                Ok(granted) => return Ok(granted),
+                Err(fault) => without_echo(fault, self.form),
+            };
+            let wait = fault.retry_after().unwrap_or(pause);
+            let last = attempt == RETRIES || !self.repeats;
+            if last || !fault.is_transient() || Instant::now() + wait >= self.until {
+                return Err(fault);
+            }
+            tracing::debug!(attempt, fault = %fault, "asking again");
+            sleep(wait).await;
+            pause *= 2;
+        }
+        unreachable!("the loop ends with its last attempt")
+    }
+}
+
+/// Ends a refresh token, and all that came of it (RFC 7009). That it was dead already is as good.
 ///
 /// # Errors
-/// When there is no token before `until`.
-pub async fn exchange(
-    world: &World,
-    url: &str,
-    pairs: &[(&str, &str)],
-    until: Instant,
-    what: &str,
-    remedy: &str,
-) -> Result<AccessToken, SourceFault> {
-    let mut pause = FIRST_PAUSE;
-    for attempt in 0.. {
-        let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-        let answer = world.http.post_form(url, form, until).await;
-        let answer = answer.map_err(SourceFault::from);
-        let fault = match answer.and_then(|answer| read(world, &answer, what, remedy)) {
-            Ok(token) => return Ok(token),
-            Err(fault) => without_echo(fault, pairs),
-        };
-        let wait = fault.retry_after().unwrap_or(pause);
-        if attempt == RETRIES || !fault.is_transient() || Instant::now() + wait >= until {
-            return Err(fault);
-        }
-        tracing::debug!(attempt, fault = %fault, "asking again");
-        sleep(wait).await;
-        pause *= 2;
+/// When the server cannot be reached or does not do it.
+pub async fn revoke(world: &World, url: &str, token: &Secret, until: Instant) -> Result<(), SourceFault> {
+    let form = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("token", token.expose()), ("token_type_hint", "refresh_token")])
+        .finish();
+    let answer = world.http.post_form(url, form, until).await?;
+    let refusal = || serde_json::from_slice::<Refusal>(&answer.body).ok().map(|refusal| refusal.error);
+    match answer.status {
+        StatusCode::OK => Ok(()),
+        StatusCode::BAD_REQUEST if refusal().as_deref() == Some("invalid_token") => Ok(()),
+        status => Err(SourceFault::Status {
+            what: "the revocation endpoint".to_owned(),
+            status: status.as_u16(),
+            retry_after: answer.retry_after(),
+        }),
     }
-    unreachable!("the loop ends with its last attempt")
 }
 
 /// Takes an endpoint's words out of a refusal that repeats any part of a secret that was sent to it.
 fn without_echo(fault: SourceFault, form: &[(&str, &str)]) -> SourceFault {
-    let SourceFault::OAuth { what, error, description, remedy } = fault else { return fault };
+    let SourceFault::OAuth { what, error, description, subtype, remedy } = fault else { return fault };
     let secrets =
         || form.iter().filter(|(name, _)| SECRETS.contains(name)).map(|(_, value)| value.as_bytes());
     let echoes = |text: &str| {
@@ -57,7 +99,9 @@ fn without_echo(fault: SourceFault, form: &[(&str, &str)]) -> SourceFault {
         pieces.any(|piece| secrets().any(|secret| secret.windows(ECHO).any(|window| window == piece)))
     };
     let error = if echoes(&error) { "an error that repeats what was sent".to_owned() } else { error };
-    SourceFault::OAuth { what, error, description: description.filter(|text| !echoes(text)), remedy }
+    let description = description.filter(|text| !echoes(text));
+    let subtype = subtype.filter(|text| !echoes(text));
+    SourceFault::OAuth { what, error, description, subtype, remedy }
 }
 
 /// The successful answer, RFC 6749 section 5.1. `expires_in` is a number or, from some servers, a string.
@@ -65,7 +109,10 @@ fn without_echo(fault: SourceFault, form: &[(&str, &str)]) -> SourceFault {
 struct TokenAnswer {
     access_token: String,
     expires_in: Option<serde_json::Value>,
-    id_token: Option<String>,
+    refresh_token: Option<Secret>,
+    refresh_token_expires_in: Option<serde_json::Value>,
+    scope: Option<String>,
+    id_token: Option<Secret>,
 }
 
 /// The refusal, RFC 6749 section 5.2, with Google's `error_subtype`.
@@ -76,7 +123,7 @@ struct Refusal {
     error_subtype: Option<String>,
 }
 
-fn read(world: &World, answer: &Answer, what: &str, remedy: &str) -> Result<AccessToken, SourceFault> {
+fn read(world: &World, answer: &Answer, what: &str, remedy: &str) -> Result<Granted, SourceFault> {
     let endpoint = || "the token endpoint".to_owned();
     if answer.status == StatusCode::OK {
         let parsed: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_| {
@@ -90,7 +137,15 @@ fn read(world: &World, answer: &Answer, what: &str, remedy: &str) -> Result<Acce
         let now = world.clock.now();
         let token = AccessToken::new(secret, now, now + lifetime)
             .ok_or_else(|| nonsense("a token that cannot be sent in a header"))?;
-        return Ok(token.with_identity(parsed.id_token.as_deref().and_then(email)));
+        let identity = parsed.id_token.as_ref().and_then(email);
+        let split = |scope: String| scope.split_ascii_whitespace().map(str::to_owned).collect();
+        return Ok(Granted {
+            token: token.with_identity(identity),
+            refresh_token: parsed.refresh_token.filter(|token| !token.expose().is_empty()),
+            refresh_ends: seconds(parsed.refresh_token_expires_in.as_ref()).map(|life| now + life),
+            scopes: parsed.scope.map(split),
+            id_token: parsed.id_token,
+        });
     }
     match serde_json::from_slice::<Refusal>(&answer.body) {
         Ok(refusal) if answer.status.is_client_error() && answer.status != StatusCode::TOO_MANY_REQUESTS => {
@@ -114,36 +169,61 @@ impl Refusal {
             _ => self.error_description.map(|text| printable(&text).chars().take(200).collect()),
         };
         let dead = matches!(self.error.as_str(), "invalid_grant" | "deleted_client" | "invalid_client");
-        let error = printable(&self.error).chars().take(60).collect();
-        let remedy = dead.then(|| remedy.to_owned());
-        SourceFault::OAuth { what: what.to_owned(), error, description, remedy }
+        let short = |text: &str| printable(text).chars().take(60).collect();
+        SourceFault::OAuth {
+            what: what.to_owned(),
+            error: short(&self.error),
+            description,
+            subtype: self.error_subtype.as_deref().map(short),
+            remedy: dead.then(|| remedy.to_owned()),
+        }
     }
 }
 
 /// The e-mail address in an ID token that came straight from the token endpoint over TLS, for display only
 /// (`OpenID` Connect Core 3.1.3.7 lets TLS stand for the signature there). Nothing is decided by it.
-fn email(id_token: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Claims {
-        email: String,
-        email_verified: bool,
+fn email(id_token: &Secret) -> Option<String> {
+    let claims = Claims::of(id_token)?;
+    claims.email.filter(|_| claims.email_verified)
+}
+
+/// What an ID token says.
+#[derive(Debug, Deserialize)]
+pub struct Claims {
+    pub iss: String,
+    pub aud: String,
+    pub email: Option<String>,
+    #[serde(default)]
+    pub email_verified: bool,
+}
+
+impl Claims {
+    /// Reads the middle part. The signature is not looked at: see [`email`].
+    #[must_use]
+    pub fn of(id_token: &Secret) -> Option<Self> {
+        let payload = URL_SAFE_NO_PAD.decode(id_token.expose().split('.').nth(1)?).ok()?;
+        serde_json::from_slice(&payload).ok()
     }
-    let payload = URL_SAFE_NO_PAD.decode(id_token.split('.').nth(1)?).ok()?;
-    let claims: Claims = serde_json::from_slice(&payload).ok()?;
-    claims.email_verified.then_some(claims.email)
 }
 
 fn lifetime(value: Option<&serde_json::Value>) -> Option<Duration> {
+    seconds(value).map(|life| life.min(Duration::from_secs(86_400)))
+}
+
+/// A number of seconds above zero, or the same in quotes, as some servers write it.
+fn seconds(value: Option<&serde_json::Value>) -> Option<Duration> {
     let value = value?;
     let seconds = match value.as_str() {
         Some(text) => text.parse().ok()?,
         None => value.as_u64()?,
     };
-    (seconds >= 1).then(|| Duration::from_secs(seconds.min(86_400)))
+    (1..=MOST_SECONDS).contains(&seconds).then(|| Duration::from_secs(seconds))
 }
 
 /// The members of a form that nobody may see.
-const SECRETS: [&str; 3] = ["client_secret", "refresh_token", "assertion"];
+const SECRETS: [&str; 5] = ["client_secret", "refresh_token", "assertion", "code", "code_verifier"];
+/// A thousand years: what is more is no time that a clock could reach.
+const MOST_SECONDS: u64 = 1000 * 365 * 86_400;
 /// So many bytes of a secret in a row are no accident.
 const ECHO: usize = 8;
 const RETRIES: u32 = 3;

@@ -12,7 +12,7 @@ use gcp_auth::CustomServiceAccount;
 use serde_json::json;
 
 use super::credential_file::ServiceAccountKey;
-use super::oauth;
+use super::oauth::Exchange;
 use super::source::{Request, SourceFault, World};
 use crate::clock::between;
 use crate::secret::{AccessToken, Secret};
@@ -36,7 +36,15 @@ pub async fn mint(
          new key",
         path.display()
     );
-    let token = oauth::exchange(world, &key.token_uri, &form, request.until, &what, &remedy).await?;
+    let exchange = Exchange {
+        url: &key.token_uri,
+        form: &form,
+        until: request.until,
+        what: &what,
+        remedy: &remedy,
+        repeats: true,
+    };
+    let token = exchange.send(world).await?.token;
     Ok(token.with_identity(Some(key.email.clone())))
 }
 

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
 use crate::google::endpoints::Endpoints;
+use crate::google::stored_login::LoginFault;
 use crate::http::client::{HttpClient, HttpFault};
 use crate::secret::AccessToken;
 
@@ -67,7 +68,17 @@ pub enum SourceFault {
     Unsupported { path: PathBuf, kind: String },
     /// Google refused, in OAuth's words.
     #[error("Google refused {what}: {error}{}", description.as_deref().map(|it| format!(" ({it})")).unwrap_or_default())]
-    OAuth { what: String, error: String, description: Option<String>, remedy: Option<String> },
+    OAuth {
+        what: String,
+        error: String,
+        description: Option<String>,
+        /// Google's own, such as `invalid_rapt`.
+        subtype: Option<String>,
+        remedy: Option<String>,
+    },
+    /// A stored login that gives nothing.
+    #[error(transparent)]
+    Login(#[from] LoginFault),
     /// An answer that is no answer.
     #[error("{what} answered with {problem}")]
     Nonsense { what: String, problem: String },
@@ -100,6 +111,7 @@ impl Fault for SourceFault {
             Self::ForeignEndpoint { .. } => Kind::Refused,
             Self::Nonsense { .. } | Self::Status { .. } | Self::Failed { .. } => Kind::Upstream,
             Self::Deadline { .. } => Kind::Deadline,
+            Self::Login(fault) => fault.kind(),
             Self::Http(fault) => fault.kind(),
         }
     }
@@ -127,6 +139,7 @@ impl Fault for SourceFault {
             Self::Deadline { .. } => {
                 Some("run `gcloud config config-helper` to see what it waits for".to_owned())
             }
+            Self::Login(fault) => fault.hint(),
             Self::Http(fault) => fault.hint(),
         }
     }
@@ -134,6 +147,7 @@ impl Fault for SourceFault {
     fn is_transient(&self) -> bool {
         match self {
             Self::Status { .. } => true,
+            Self::Login(fault) => fault.is_transient(),
             Self::Http(fault) => fault.is_transient(),
             _ => false,
         }

@@ -5,7 +5,7 @@
 //! word, and such a token is as wide as its login whatever is asked.
 
 use super::credential_file::AuthorizedUser;
-use super::oauth;
+use super::oauth::Exchange;
 use super::source::{Request, SourceFault, World};
 use crate::secret::AccessToken;
 
@@ -24,9 +24,15 @@ pub async fn mint(
         ("client_secret", user.client_secret.expose()),
         ("refresh_token", user.refresh_token.expose()),
     ];
-    let url = world.endpoints.token();
-    let what = "the application default credentials";
-    let token = oauth::exchange(world, url, &form, request.until, what, REMEDY).await?;
+    let exchange = Exchange {
+        url: world.endpoints.token(),
+        form: &form,
+        until: request.until,
+        what: "the application default credentials",
+        remedy: REMEDY,
+        repeats: true,
+    };
+    let token = exchange.send(world).await?.token;
     let identity = user.account.clone().or_else(|| token.identity.clone());
     Ok(token.with_identity(identity))
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::stand_in::{Options, StandIn};
+use super::stand_in::{OAuthClient, Options, StandIn};
 
 /// See the module.
 pub struct Sandbox {
@@ -72,7 +72,25 @@ impl Sandbox {
             "extra_ca = \"{}\"\n[endpoints]\ntoken = \"{origin}/token\"\n[[registry]]\nhost = \"localhost:{port}\"\n{more}",
             ca.display()
         );
-        self.write("home/.config/valetkey/config.toml", &text);
+        self.write(CONFIGURATION, &text);
+    }
+
+    /// As [`Sandbox::configure`], with all that a login needs: every endpoint, and a desktop client of its own.
+    pub fn configure_login(&self, more: &str) -> OAuthClient {
+        let (ca, origin, port) = (self.path("ca.pem"), self.google.origin(), self.google.port());
+        let (authorization, revocation) =
+            (self.google.authorization_endpoint(), self.google.revocation_endpoint());
+        let client = self.google.desktop_client();
+        let text = format!(
+            "extra_ca = \"{}\"\nvault = \"file\"\n[oauth]\nclient_id = \"{}\"\nclient_secret = \"{}\"\n\
+             [endpoints]\ntoken = \"{origin}/token\"\nauthorization = \"{authorization}\"\n\
+             revocation = \"{revocation}\"\n[[registry]]\nhost = \"localhost:{port}\"\n{more}",
+            ca.display(),
+            client.id,
+            client.secret,
+        );
+        self.write(CONFIGURATION, &text);
+        client
     }
 
     /// A path below the sandbox's directory.
@@ -215,22 +233,21 @@ impl Sandbox {
         self.said.lock().expect("a lock").extend_from_slice(bytes);
     }
 
-    /// Searches everything that was said and left behind for every secret there is.
+    /// Searches everything that was said and left behind for every secret there is: all but the file vault, whose
+    /// purpose it is to hold refresh tokens. The configuration may hold clients' secrets, and no other.
     pub fn hunt(&self) {
-        let mut places: Vec<(String, Vec<u8>)> =
+        let (vault, configuration) = (self.path(VAULT), self.path(CONFIGURATION));
+        let mut places: Vec<(PathBuf, Vec<u8>)> =
             vec![("output".into(), self.said.lock().expect("a lock").clone())];
         for below in
             ["home/.local", "home/.config/valetkey", "home/.cache/valetkey", "run", "tmp", "serve.log"]
         {
             collect(&self.path(below), &mut places);
         }
-        for secret in self.google.secrets().iter().filter(|secret| secret.len() >= 12) {
-            for form in forms(secret) {
-                for (place, bytes) in &places {
-                    assert!(!contains(bytes, form.as_bytes()), "a secret is in {place}: {}…", &secret[..6]);
-                }
-            }
-        }
+        places.retain(|(place, _)| !place.starts_with(&vault));
+        search(&self.google.secrets(), &places);
+        places.retain(|(place, _)| *place != configuration);
+        search(&self.google.client_secrets(), &places);
     }
 }
 
@@ -325,14 +342,25 @@ fn is_alive(socket: &Path) -> bool {
     asked.and_then(|()| stream.read_to_end(&mut reply)).is_ok() && reply.starts_with(b"HTTP/1.1 200 ")
 }
 
-fn collect(path: &Path, places: &mut Vec<(String, Vec<u8>)>) {
+fn search(secrets: &[String], places: &[(PathBuf, Vec<u8>)]) {
+    for secret in secrets.iter().filter(|secret| secret.len() >= 12) {
+        for form in forms(secret) {
+            for (place, bytes) in places {
+                let found = contains(bytes, form.as_bytes());
+                assert!(!found, "a secret is in {}: {}…", place.display(), &secret[..6]);
+            }
+        }
+    }
+}
+
+fn collect(path: &Path, places: &mut Vec<(PathBuf, Vec<u8>)>) {
     let Ok(data) = path.symlink_metadata() else { return };
     if data.is_dir() {
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
             collect(&entry.path(), places);
         }
     } else if data.is_file() {
-        places.push((path.display().to_string(), fs::read(path).unwrap_or_default()));
+        places.push((path.to_owned(), fs::read(path).unwrap_or_default()));
     }
 }
 
@@ -355,5 +383,8 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 pub const VALETKEY: &str = env!("CARGO_BIN_EXE_valetkey");
+/// Where logins are kept on a machine without a keychain, below the sandbox's directory.
+pub const VAULT: &str = "home/.local/state/valetkey/logins";
+const CONFIGURATION: &str = "home/.config/valetkey/config.toml";
 /// Where gcloud writes its sign-in, below the sandbox's directory.
 pub const ADC: &str = "home/.config/gcloud/application_default_credentials.json";

@@ -15,13 +15,16 @@ use clap::Parser;
 
 use stand_in::{Options, StandIn};
 
-/// A stand-in for Google: token endpoint, metadata server and a Python repository.
+/// A stand-in for Google: sign-in page, token endpoint, metadata server and a Python repository.
 #[derive(Parser)]
 #[command(name = "stand-in")]
 struct Arguments {
     /// Address for TLS; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Address of the sign-in page, which is plain HTTP
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    authorization: SocketAddr,
     /// Address of the metadata server
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     metadata: SocketAddr,
@@ -34,7 +37,13 @@ struct Arguments {
     /// The origin that key files name for their token endpoint, if not https://localhost:PORT
     #[arg(long, value_name = "ORIGIN")]
     public_origin: Option<String>,
-    /// Where to write ca.pem, service-account.json, adc.json and secrets.txt
+    /// An account to choose on the sign-in page, if not developer@acme.example alone; may be repeated
+    #[arg(long = "account", value_name = "EMAIL")]
+    accounts: Vec<String>,
+    /// Register a desktop client and write its file, as Google's console offers it, here
+    #[arg(long, value_name = "FILE")]
+    client_file: Option<PathBuf>,
+    /// Where to write ca.pem, client.json, service-account.json, adc.json and secrets.txt
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -52,6 +61,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> io::Result<()> {
     let mut options = Options {
         listen: arguments.listen,
+        authorization: arguments.authorization,
         metadata: (!arguments.no_metadata).then_some(arguments.metadata),
         public_origin: arguments.public_origin,
         ..Options::default()
@@ -59,6 +69,12 @@ fn run(arguments: Arguments) -> io::Result<()> {
     options.names.extend(arguments.names);
     let with_metadata = options.metadata.is_some();
     let stand_in = StandIn::try_start(options)?;
+    for email in &arguments.accounts {
+        stand_in.add_account(email);
+    }
+    if let Some(path) = &arguments.client_file {
+        write_private(path, &stand_in.desktop_client().file)?;
+    }
     if let Some(directory) = &arguments.directory {
         write_files(&stand_in, directory)?;
     }
@@ -72,6 +88,8 @@ fn run(arguments: Arguments) -> io::Result<()> {
             ready.push_str(" metadata ");
             ready.push_str(&stand_in.metadata_address());
         }
+        ready.push_str(" authorization ");
+        ready.push_str(&stand_in.authorization_endpoint());
         let mut output = io::stdout().lock();
         writeln!(output, "{ready}")?;
         output.flush()?;
@@ -86,6 +104,7 @@ fn write_files(stand_in: &StandIn, directory: &Path) -> io::Result<()> {
     let key = stand_in.service_account_key("builder@acme.iam.gserviceaccount.com");
     let credentials = stand_in.authorized_user("developer@acme.example");
     std::fs::write(directory.join("ca.pem"), stand_in.ca_pem())?;
+    write_private(&directory.join("client.json"), &stand_in.desktop_client().file)?;
     write_private(&directory.join("service-account.json"), &key)?;
     write_private(&directory.join("adc.json"), &credentials)?;
     stand_in.write_secrets_to(&directory.join("secrets.txt"))

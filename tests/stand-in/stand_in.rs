@@ -1,7 +1,7 @@
 //! A stand-in for Google, for machines that have no Google account.
 //!
-//! One [`StandIn`] is a small world of its own: an OAuth token endpoint, a metadata server, and a Python
-//! repository shaped like Artifact Registry, behind a private certificate authority. It answers as the real
+//! One [`StandIn`] is a small world of its own: OAuth's authorization, token and revocation endpoints, a metadata
+//! server, and a Python repository shaped like Artifact Registry, behind a private certificate authority. It answers as the real
 //! services were seen to answer, keeps a record of every request, and misbehaves on demand ([`Fault`]).
 //!
 //! Integration tests include this file as a module and start as many as they like, each on ports of its own;
@@ -27,22 +27,42 @@
 // Explicit paths: a file that is itself included by `#[path]` would look for its children beside it.
 #[path = "stand_in/assertion.rs"]
 mod assertion;
+#[path = "stand_in/authorization.rs"]
+mod authorization;
 #[path = "stand_in/certificate.rs"]
 mod certificate;
+#[path = "stand_in/client.rs"]
+mod client;
+#[path = "stand_in/code.rs"]
+mod code;
 #[path = "stand_in/control.rs"]
 mod control;
 #[path = "stand_in/fault.rs"]
 mod fault;
+#[path = "stand_in/grant.rs"]
+mod grant;
+#[path = "stand_in/identity.rs"]
+mod identity;
+#[path = "stand_in/login.rs"]
+mod login;
 #[path = "stand_in/metadata.rs"]
 mod metadata;
 #[path = "stand_in/oauth.rs"]
 mod oauth;
 #[path = "stand_in/package.rs"]
 mod package;
+#[path = "stand_in/page.rs"]
+mod page;
+#[path = "stand_in/record.rs"]
+mod record;
 #[path = "stand_in/registry.rs"]
 mod registry;
+#[path = "stand_in/revocation.rs"]
+mod revocation;
 #[path = "stand_in/rsa_key.rs"]
 mod rsa_key;
+#[path = "stand_in/scope.rs"]
+mod scope;
 #[path = "stand_in/server.rs"]
 mod server;
 #[path = "stand_in/state.rs"]
@@ -55,18 +75,26 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
+pub use self::authorization::Consent;
+pub use self::client::OAuthClient;
 pub use self::control::{Control, RegistryHook};
 pub use self::fault::Fault;
-pub use self::state::{
-    Authorization, CLOUD_PLATFORM, MetadataRequest, READ_ONLY, RegistryRequest, TokenRequest, USERINFO_EMAIL,
-    VM,
+pub use self::grant::Death;
+pub use self::identity::IdentityLie;
+pub use self::record::{
+    Authorization, AuthorizationRequest, MetadataRequest, Outcome, RegistryRequest, RevocationRequest,
+    RevokedToken, TokenRequest,
 };
+pub use self::scope::{CLOUD_PLATFORM, READ_ONLY, USERINFO_EMAIL};
+pub use self::state::VM;
 
 /// Where a stand-in listens and what it calls itself.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The address for TLS: the token endpoint and the repository.
+    /// The address for TLS: the token and revocation endpoints and the repository.
     pub listen: SocketAddr,
+    /// The address of the authorization endpoint, which is plain HTTP so that a browser needs no certificate.
+    pub authorization: SocketAddr,
     /// The address of the metadata server, which is plain HTTP; `None` for a world outside any cloud.
     pub metadata: Option<SocketAddr>,
     /// DNS names and addresses in the server's certificate.
@@ -80,6 +108,7 @@ impl Default for Options {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self {
             listen: any_port,
+            authorization: any_port,
             metadata: Some(any_port),
             names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             public_origin: None,
@@ -113,20 +142,27 @@ impl StandIn {
 
         let tls = bind(options.listen)?;
         let port = tls.local_addr()?.port();
+        let authorization = bind(options.authorization)?;
+        let mut authorization_address = authorization.local_addr()?;
+        if authorization_address.ip().is_unspecified() {
+            authorization_address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
         let metadata = options.metadata.map(bind).transpose()?;
         let metadata_address = metadata.as_ref().map(TcpListener::local_addr).transpose()?;
 
         let origin = format!("https://localhost:{port}");
         let public_origin = options.public_origin.unwrap_or_else(|| origin.clone());
-        let control = Control::new(origin, public_origin);
+        let control = Control::new(origin, public_origin, format!("http://{authorization_address}"));
         package::publish_samples(&control);
 
         // `from_std` registers with the runtime that is entered; entering is allowed inside another runtime.
         let entered = runtime.enter();
         let tls = tokio::net::TcpListener::from_std(tls)?;
+        let authorization = tokio::net::TcpListener::from_std(authorization)?;
         let metadata = metadata.map(tokio::net::TcpListener::from_std).transpose()?;
         drop(entered);
         runtime.spawn(server::serve_tls(tls, authority.server_config, control.clone()));
+        runtime.spawn(server::serve_authorization(authorization, control.clone()));
         if let Some(metadata) = metadata {
             runtime.spawn(server::serve_metadata(metadata, control.clone()));
         }

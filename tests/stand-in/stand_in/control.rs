@@ -7,31 +7,33 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
 use serde_json::json;
 
+use super::client::{Client, GCLOUD, Kind};
 use super::fault::Fault;
-use super::state::{
-    CLOUD_PLATFORM, MetadataRequest, RefreshGrant, RegistryRequest, State, TokenRequest, USERINFO_EMAIL,
-    random_text,
-};
-use super::{package, rsa_key};
+use super::grant::{Death, Grant};
+use super::record::{MetadataRequest, RegistryRequest, TokenRequest};
+use super::scope::{CLOUD_PLATFORM, USERINFO_EMAIL};
+use super::state::State;
+use super::{authorization, package, rsa_key};
 
 /// The handle on a stand-in: cheap to clone, usable from any thread.
 #[derive(Clone)]
 pub struct Control(Arc<Shared>);
 
 impl Control {
-    pub(super) fn new(origin: String, public_origin: String) -> Self {
-        let client_secret = format!("GOCSPX-stand-in-{}", random_text(18));
+    pub(super) fn new(origin: String, public_origin: String, authorization_origin: String) -> Self {
+        let gcloud = Client::new("Google Cloud SDK", Kind::Desktop);
         let mut state = State::default();
-        state.keep_secret(&client_secret);
+        state.keep_secret(&gcloud.secret);
+        state.clients.insert(GCLOUD.to_owned(), gcloud);
         Self(Arc::new(Shared {
             origin,
             public_origin,
-            client_secret,
+            authorization_origin,
             state: Mutex::new(state),
             hook: Mutex::new(None),
         }))
@@ -50,6 +52,16 @@ impl Control {
     /// What key files name as their token endpoint, and what assertions must name as their audience.
     pub fn token_uri(&self) -> String {
         format!("{}/token", self.0.public_origin)
+    }
+
+    /// Where a login sends the browser.
+    pub fn authorization_endpoint(&self) -> String {
+        format!("{}{}", self.0.authorization_origin, authorization::PATH)
+    }
+
+    /// Where a logout ends a login at Google's.
+    pub fn revocation_endpoint(&self) -> String {
+        format!("{}/revoke", self.0.public_origin)
     }
 
     /// A service-account key file for `email`, which exists from now on. The first call in a process makes the RSA
@@ -81,20 +93,21 @@ impl Control {
     /// An Application Default Credentials file for `email` with a refresh token of its own, granted
     /// `cloud-platform`, `userinfo.email` and `openid`. Like gcloud's, it names no token endpoint.
     pub fn authorized_user(&self, email: &str) -> String {
-        let refresh_token = format!("1//stand-in-{}", random_text(48));
         let mut state = self.state();
-        state.keep_secret(&refresh_token);
-        let grant = RefreshGrant {
+        let grant = state.add_grant(Grant {
             email: email.to_owned(),
+            client_id: GCLOUD.to_owned(),
             scopes: [CLOUD_PLATFORM, USERINFO_EMAIL, "openid"].map(str::to_owned).to_vec(),
-            revoked: false,
-        };
-        state.refresh_grants.insert(refresh_token.clone(), grant);
+            made: SystemTime::now(),
+            death: None,
+        });
+        let refresh_token = state.add_refresh_token(grant);
+        let client_secret = state.clients[GCLOUD].secret.clone();
         drop(state);
         let json = json!({
             "account": "",
-            "client_id": CLIENT_ID,
-            "client_secret": self.0.client_secret,
+            "client_id": GCLOUD,
+            "client_secret": client_secret,
             "quota_project_id": "acme",
             "refresh_token": refresh_token,
             "type": "authorized_user",
@@ -123,8 +136,8 @@ impl Control {
 
     /// Revokes every refresh token made so far; their access tokens stay good until they expire.
     pub fn revoke_refresh_tokens(&self) {
-        for grant in self.state().refresh_grants.values_mut() {
-            grant.revoked = true;
+        for grant in &mut self.state().grants {
+            grant.death = Some(Death::Revoked);
         }
     }
 
@@ -241,8 +254,9 @@ impl Control {
         self.state().registry_requests.clone()
     }
 
-    /// Everything that must not be found where it does not belong: access, refresh and identity tokens, the client
-    /// secret, the lines of the private key, and every assertion received.
+    /// Everything that must not be found where it does not belong: codes and their verifiers, access, refresh and
+    /// identity tokens, the secret of gcloud's client, the lines of the private key, and every assertion received.
+    /// Other clients' secrets are in [`Control::client_secrets`].
     pub fn secrets(&self) -> Vec<String> {
         self.state().secrets.clone()
     }
@@ -262,10 +276,6 @@ impl Control {
         Ok(())
     }
 
-    pub(super) fn is_client(&self, id: Option<&str>, secret: Option<&str>) -> bool {
-        id == Some(CLIENT_ID) && secret == Some(&self.0.client_secret)
-    }
-
     /// The fault that a test's hook wants for this request. Call without holding the state.
     pub(super) fn ask_hook(&self, request: &RegistryRequest) -> Option<Fault> {
         lock(&self.0.hook).as_ref().and_then(|hook| hook(request))
@@ -281,7 +291,7 @@ pub type RegistryHook = Box<dyn Fn(&RegistryRequest) -> Option<Fault> + Send>;
 struct Shared {
     origin: String,
     public_origin: String,
-    client_secret: String,
+    authorization_origin: String,
     state: Mutex<State>,
     hook: Mutex<Option<RegistryHook>>,
 }
@@ -290,5 +300,3 @@ struct Shared {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-const CLIENT_ID: &str = "000000000000-stand-in.apps.googleusercontent.com";

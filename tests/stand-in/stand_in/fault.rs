@@ -16,6 +16,8 @@ use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Sleep;
 
+use super::server::Closed;
+
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Any answer, for example 429 with `Retry-After` in seconds.
@@ -142,6 +144,18 @@ pub(super) async fn judge(fault: Option<Fault>) -> Verdict {
             tokio::time::sleep(duration).await;
             Verdict::Proceed(Tweak::None)
         }
+    }
+}
+
+/// The answer to a request after its fault: what `answer` makes, unless the fault keeps it from being made.
+pub(super) async fn judge_and_finish(
+    fault: Option<Fault>,
+    answer: impl FnOnce() -> Response<Bytes>,
+) -> Result<Response<Body>, Closed> {
+    match judge(fault).await {
+        Verdict::Proceed(tweak) => Ok(tweak.finish(answer())),
+        Verdict::Answer(response) => Ok(response),
+        Verdict::Close => Err(Closed),
     }
 }
 

@@ -13,9 +13,11 @@ use serde_json::{Value, json};
 
 use super::control::Control;
 use super::fault::{Body, Verdict, judge};
-use super::oauth::identity_token;
+use super::identity;
+use super::record::MetadataRequest;
+use super::scope::{CLOUD_PLATFORM, USERINFO_EMAIL};
 use super::server::{Call, Closed, with_type};
-use super::state::{CLOUD_PLATFORM, MetadataRequest, USERINFO_EMAIL, VM};
+use super::state::VM;
 
 pub(super) async fn answer(control: &Control, call: &Call) -> Result<Response<Body>, Closed> {
     let (index, fault) = {
@@ -110,7 +112,7 @@ fn account(control: &Control, call: &Call, rest: &str, recursive: bool) -> Respo
         Some("token") => token(control, call),
         Some("identity") => match call.query.first("audience") {
             Some(audience) if !audience.is_empty() => {
-                let token = identity_token(VM, audience);
+                let token = identity::token(VM, audience);
                 control.state().keep_secret(&token);
                 text(200, token)
             }

@@ -1,69 +1,33 @@
-//! The token endpoint and its neighbours: revocation, token information, user information.
+//! The token endpoint and its neighbours: token information, user information.
 //!
-//! Two grants are known, those that unattended programs use: `refresh_token` (RFC 6749 6) and `jwt-bearer` (RFC 7523).
-//! Shapes and messages are Google's as observed. Like Google, a refresh that names a scope which was not literally
+//! Three grants are known: `authorization_code`, which is in `code.rs`, `refresh_token` (RFC 6749 6) and `jwt-bearer`
+//! (RFC 7523). Shapes and messages are Google's as observed. Like Google, a refresh that names a scope which was not literally
 //! granted fails with `invalid_scope`, even if a granted scope includes it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::body::Bytes;
 use hyper::{Method, Response};
 use serde_json::{Value, json};
 
-use super::assertion;
+use super::client::authenticate;
 use super::control::Control;
-use super::fault::{Body, Verdict, judge};
+use super::fault::{Body, judge_and_finish};
+use super::grant::revoked;
+use super::record::TokenRequest;
 use super::server::{Call, Closed, Pairs, json as json_response, text};
-use super::state::{TokenRequest, random_text};
+use super::{assertion, code, identity};
 
 pub(super) async fn token(control: &Control, call: &Call) -> Result<Response<Body>, Closed> {
     if call.method != Method::POST {
         return Ok(text(405, "method not allowed\n").map(Body::whole));
     }
     let form = call.form();
-    record(control, &form);
+    let index = record(control, &form);
     let fault = control.state().token_faults.take();
-    match judge(fault).await {
-        Verdict::Proceed(tweak) => Ok(tweak.finish(grant(control, &form))),
-        Verdict::Answer(response) => Ok(response),
-        Verdict::Close => Err(Closed),
-    }
-}
-
-pub(super) fn revoke(control: &Control, call: &Call) -> Response<Bytes> {
-    if call.method != Method::POST {
-        return text(405, "method not allowed\n");
-    }
-    let form = call.form();
-    let token = form.first("token").or_else(|| call.query.first("token")).unwrap_or_default();
-    let mut state = control.state();
-    // Revoking an access token revokes the grant it came from, and with a grant go all of its access tokens.
-    let refresh_token = match state.valid(token) {
-        Some(access_token) => access_token.refresh_token.clone(),
-        None => Some(token.to_owned()),
-    };
-    let mut found = false;
-    if let Some(access_token) = state.access_tokens.get_mut(token) {
-        found = !access_token.revoked;
-        access_token.revoked = true;
-    }
-    if let Some(refresh_token) = refresh_token
-        && let Some(grant) = state.refresh_grants.get_mut(&refresh_token)
-    {
-        found |= !grant.revoked;
-        grant.revoked = true;
-        for access_token in state.access_tokens.values_mut() {
-            access_token.revoked |= access_token.refresh_token.as_ref() == Some(&refresh_token);
-        }
-    }
-    drop(state);
-    if found {
-        json_response(200, &json!({}))
-    } else {
-        error(400, "invalid_token", "Token expired or revoked")
-    }
+    let response = judge_and_finish(fault, || grant(control, &form)).await?;
+    control.state().token_requests[index].status = response.status().as_u16();
+    Ok(response)
 }
 
 /// Numbers are strings here, as in Google's third version.
@@ -80,7 +44,7 @@ pub(super) fn tokeninfo(control: &Control, call: &Call) -> Response<Bytes> {
         "scope": access_token.scopes.join(" "),
         "exp": seconds(access_token.expires).to_string(),
         "expires_in": access_token.remaining().as_secs().to_string(),
-        "access_type": if access_token.refresh_token.is_some() { "offline" } else { "online" },
+        "access_type": if access_token.grant.is_some() { "offline" } else { "online" },
     });
     json_response(200, &body)
 }
@@ -90,64 +54,73 @@ pub(super) fn userinfo(control: &Control, call: &Call) -> Response<Bytes> {
         call.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     match control.state().valid(token) {
         Some(access_token) => {
-            json_response(200, &json!({"sub": SUBJECT, "email": access_token.email, "email_verified": true}))
+            let (subject, email) = (identity::subject(&access_token.email), &access_token.email);
+            json_response(200, &json!({"sub": subject, "email": email, "email_verified": true}))
         }
         None => error(401, "invalid_request", "Invalid Credentials"),
     }
 }
 
-/// A token of three parts that says `email` and `audience`; its signature is noise.
-pub(super) fn identity_token(email: &str, audience: &str) -> String {
-    let now = seconds(SystemTime::now());
-    let header = json!({"alg": "RS256", "kid": "stand-in", "typ": "JWT"});
-    let claims = json!({
-        "iss": "https://accounts.google.com", "sub": SUBJECT, "aud": audience, "azp": audience,
-        "email": email, "email_verified": true, "iat": now, "exp": now + 3600,
-    });
-    let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
-    format!("{header}.{claims}.{}", random_text(256))
-}
-
-fn record(control: &Control, form: &Pairs) {
+fn record(control: &Control, form: &Pairs) -> usize {
     let mut state = control.state();
-    let mut scope = form.first("scope").map(str::to_owned);
+    let text = |name: &str| form.first(name).map(str::to_owned);
+    let mut scope = text("scope");
+    if let Some(verifier) = form.first("code_verifier") {
+        state.keep_secret(verifier);
+    }
     let identity = if let Some(text) = form.first("assertion") {
         state.keep_secret(text);
         scope = scope.or_else(|| assertion::claimed(text, "scope"));
         assertion::claimed(text, "iss")
+    } else if let Some(code) = form.first("code") {
+        state.codes.get(code).map(|code| code.grant.email.clone())
     } else {
-        form.first("refresh_token")
-            .and_then(|token| state.refresh_grants.get(token))
-            .map(|grant| grant.email.clone())
+        let known = form.first("refresh_token").and_then(|token| state.refresh_tokens.get(token));
+        known.map(|token| state.grants[token.grant].email.clone())
     };
     state.token_requests.push(TokenRequest {
-        grant_type: form.first("grant_type").unwrap_or_default().to_owned(),
+        grant_type: text("grant_type").unwrap_or_default(),
         identity,
         scope,
+        client_id: text("client_id"),
+        redirect_uri: text("redirect_uri"),
+        with_verifier: form.first("code_verifier").is_some(),
+        status: 0,
         at: SystemTime::now(),
     });
+    state.token_requests.len() - 1
 }
 
 fn grant(control: &Control, form: &Pairs) -> Response<Bytes> {
     match form.first("grant_type") {
-        Some("refresh_token") => refresh(control, form),
+        Some("authorization_code") => code::exchange(control, form).unwrap_or_else(|refusal| refusal),
+        Some("refresh_token") => refresh(control, form).unwrap_or_else(|refusal| refusal),
         Some("urn:ietf:params:oauth:grant-type:jwt-bearer") => exchange_assertion(control, form),
         Some(other) => error(400, "unsupported_grant_type", &format!("Invalid grant_type: {other}")),
         None => error(400, "invalid_request", "Required parameter is missing: grant_type"),
     }
 }
 
-fn refresh(control: &Control, form: &Pairs) -> Response<Bytes> {
-    if !control.is_client(form.first("client_id"), form.first("client_secret")) {
-        return error(401, "invalid_client", "The OAuth client was not found.");
-    }
-    let Some(refresh_token) = form.first("refresh_token") else {
-        return error(400, "invalid_request", "Missing required parameter: refresh_token");
-    };
+/// Both arms are answers.
+fn refresh(control: &Control, form: &Pairs) -> Result<Response<Bytes>, Response<Bytes>> {
     let mut state = control.state();
-    let Some(grant) = state.refresh_grants.get(refresh_token).filter(|grant| !grant.revoked) else {
-        return error(400, "invalid_grant", "Token has been expired or revoked.");
+    let client_id = authenticate(&state, form)?;
+    let Some(refresh_token) = form.first("refresh_token") else {
+        return Err(error(400, "invalid_request", "Missing required parameter: refresh_token"));
     };
+    let known = *state.refresh_tokens.get(refresh_token).ok_or_else(revoked)?;
+    let grant = state.grants[known.grant].clone();
+    if grant.client_id != client_id {
+        return Err(error(401, "unauthorized_client", "Unauthorized"));
+    }
+    if known.replaced {
+        // Somebody uses a copy: nobody can tell who is who, so it ends for both.
+        state.revoke_grant(known.grant);
+        return Err(revoked());
+    }
+    if let Some(death) = grant.death {
+        return Err(death.answer());
+    }
     let scopes: Vec<String> = match form.first("scope") {
         Some(scope) if !scope.trim().is_empty() => {
             scope.split_ascii_whitespace().map(str::to_owned).collect()
@@ -156,23 +129,30 @@ fn refresh(control: &Control, form: &Pairs) -> Response<Bytes> {
     };
     if let Some(invalid) = scopes.iter().find(|scope| !grant.scopes.contains(scope)) {
         let description = format!("Some requested scopes were invalid. {{invalid=[{invalid}]}}");
-        return error(400, "invalid_scope", &description);
+        return Err(error(400, "invalid_scope", &description));
     }
-    let email = grant.email.clone();
+
     let scope = scopes.join(" ");
-    let identity = scopes
-        .iter()
-        .any(|scope| scope == "openid")
-        .then(|| identity_token(&email, form.first("client_id").unwrap_or_default()));
-    let (token, expires_in) = state.issue(&email, scopes, Some(refresh_token.to_owned()));
+    let with_identity = scopes.iter().any(|scope| scope == "openid");
+    let (token, expires_in) = state.issue(&grant.email, scopes, Some(known.grant));
     let mut body = json!({
         "access_token": token, "expires_in": expires_in, "scope": scope, "token_type": "Bearer",
     });
-    if let Some(identity) = identity {
-        state.keep_secret(&identity);
-        body["id_token"] = identity.into();
+    if with_identity {
+        let token = identity::token(&grant.email, &client_id);
+        state.keep_secret(&token);
+        body["id_token"] = token.into();
     }
-    success(&body)
+    if let Some(seconds) = state.remaining_life(known.grant) {
+        body["refresh_token_expires_in"] = seconds.into();
+    }
+    if state.rotating {
+        body["refresh_token"] = state.add_refresh_token(known.grant).into();
+        if let Some(old) = state.refresh_tokens.get_mut(refresh_token) {
+            old.replaced = true;
+        }
+    }
+    Ok(success(&body))
 }
 
 /// Unlike a refresh, the answer does not repeat the scope.
@@ -192,19 +172,17 @@ fn exchange_assertion(control: &Control, form: &Pairs) -> Response<Bytes> {
     }
 }
 
-fn success(body: &Value) -> Response<Bytes> {
+pub(super) fn success(body: &Value) -> Response<Bytes> {
     let mut response = json_response(200, body);
     let no_store = hyper::header::HeaderValue::from_static("no-cache, no-store, max-age=0");
     response.headers_mut().insert(hyper::header::CACHE_CONTROL, no_store);
     response
 }
 
-fn error(status: u16, name: &str, description: &str) -> Response<Bytes> {
+pub(super) fn error(status: u16, name: &str, description: &str) -> Response<Bytes> {
     json_response(status, &json!({"error": name, "error_description": description}))
 }
 
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }
-
-const SUBJECT: &str = "100000000000000000001";

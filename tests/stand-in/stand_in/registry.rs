@@ -17,8 +17,10 @@ use hyper::{Method, Response};
 use super::control::Control;
 use super::fault::{Body, Verdict, judge};
 use super::package::{normalize, sha256};
+use super::record::{Authorization, RegistryRequest};
+use super::scope::{CLOUD_PLATFORM, READ_ONLY};
 use super::server::{Call, Closed, text, with_type};
-use super::state::{Authorization, CLOUD_PLATFORM, READ_ONLY, RegistryRequest, random_text};
+use super::state::random_text;
 
 pub(super) async fn answer(control: &Control, call: &Call) -> Result<Response<Body>, Closed> {
     let credential = Credential::of(call);

@@ -1,4 +1,4 @@
-//! Listeners and dispatch: one loop for TLS, one for the metadata server's plain HTTP.
+//! Listeners and dispatch: one loop for TLS, one for plain HTTP (the metadata server, the authorization endpoint).
 //!
 //! Every request body is read to its end before anything is decided, so that a connection closed by a fault ends
 //! with an orderly close and not with a reset that depends on timing.
@@ -20,7 +20,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::control::Control;
 use super::fault::Body;
-use super::{metadata, oauth, registry};
+use super::{authorization, metadata, oauth, registry, revocation};
 
 pub(super) async fn serve_tls(listener: TcpListener, config: Arc<ServerConfig>, control: Control) {
     let acceptor = TlsAcceptor::from(config);
@@ -38,11 +38,11 @@ pub(super) async fn serve_tls(listener: TcpListener, config: Arc<ServerConfig>, 
 }
 
 pub(super) async fn serve_metadata(listener: TcpListener, control: Control) {
-    loop {
-        if let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve_connection(stream, control.clone(), Front::Metadata));
-        }
-    }
+    serve_plain(listener, control, Front::Metadata).await;
+}
+
+pub(super) async fn serve_authorization(listener: TcpListener, control: Control) {
+    serve_plain(listener, control, Front::Authorization).await;
 }
 
 /// A request with its body, and the few readings of it that all parts need.
@@ -68,16 +68,27 @@ impl Call {
 }
 
 /// Parameters of a query or a form.
+#[derive(Clone, Eq, PartialEq)]
 pub(super) struct Pairs(Vec<(String, String)>);
 
 impl Pairs {
-    fn parse(text: &[u8]) -> Self {
+    pub(super) fn parse(text: &[u8]) -> Self {
         Self(url::form_urlencoded::parse(text).into_owned().collect())
     }
 
     pub(super) fn first(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(key, _)| key == name)?;
         Some(value)
+    }
+
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A name that stands there more than once.
+    pub(super) fn repeated(&self) -> Option<&str> {
+        let (name, _) = self.0.iter().find(|(name, _)| self.all(name).nth(1).is_some())?;
+        Some(name)
     }
 }
 
@@ -114,6 +125,15 @@ pub(super) fn with_type(status: u16, kind: &str, body: impl Into<Bytes>) -> Resp
 enum Front {
     Tls,
     Metadata,
+    Authorization,
+}
+
+async fn serve_plain(listener: TcpListener, control: Control, front: Front) {
+    loop {
+        if let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve_connection(stream, control.clone(), front));
+        }
+    }
 }
 
 async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin, control: Control, front: Front) {
@@ -140,13 +160,15 @@ async fn answer(
         headers: parts.headers,
         body,
     };
-    if let Front::Metadata = front {
-        return metadata::answer(control, &call).await;
+    match front {
+        Front::Metadata => return metadata::answer(control, &call).await,
+        Front::Authorization => return authorization::answer(control, &call).await,
+        Front::Tls => (),
     }
     // Whatever the Host header says: clients reach this server under the names of several of Google's.
     match call.path.as_str() {
         "/token" => oauth::token(control, &call).await,
-        "/revoke" => Ok(oauth::revoke(control, &call).map(Body::whole)),
+        "/revoke" => revocation::answer(control, &call).await,
         "/tokeninfo" => Ok(oauth::tokeninfo(control, &call).map(Body::whole)),
         "/v1/userinfo" => Ok(oauth::userinfo(control, &call).map(Body::whole)),
         _ => registry::answer(control, &call).await,

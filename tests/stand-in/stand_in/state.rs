@@ -1,4 +1,4 @@
-//! What a stand-in knows and remembers: grants, tokens, faults to come, files, and the record of requests.
+//! What a stand-in knows and remembers: clients, grants, tokens, faults to come, files, and the record of requests.
 //!
 //! Whatever must not leak from the program under test is appended to the secrets the moment it exists, so that a hunt
 //! for leaks cannot miss a token that was issued and never used.
@@ -14,52 +14,17 @@ use hyper::body::Bytes;
 use rand::RngCore;
 
 use super::TOKEN_LIFETIME;
+use super::client::Client;
 use super::fault::Fault;
+use super::grant::{Code, Grant, GrantId, RefreshToken};
+use super::identity::IdentityLie;
+use super::record::{
+    AuthorizationRequest, MetadataRequest, RegistryRequest, RevocationRequest, TokenRequest,
+};
+use super::server::Pairs;
 
-/// The scope that a full grant carries.
-pub const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// Enough to pull, not to upload.
-pub const READ_ONLY: &str = "https://www.googleapis.com/auth/cloud-platform.read-only";
-pub const USERINFO_EMAIL: &str = "https://www.googleapis.com/auth/userinfo.email";
 /// The identity behind the metadata server.
 pub const VM: &str = "vm@stand-in.iam.gserviceaccount.com";
-
-/// One request to the token endpoint, recorded even if a fault then spoils the answer.
-#[derive(Clone, Debug)]
-pub struct TokenRequest {
-    pub grant_type: String,
-    /// The owner of a known refresh token, or the issuer that an assertion claims.
-    pub identity: Option<String>,
-    pub scope: Option<String>,
-    pub at: SystemTime,
-}
-
-/// One request to the metadata server; `path` includes the query.
-#[derive(Clone, Debug)]
-pub struct MetadataRequest {
-    pub path: String,
-    /// 0 while unanswered, for ever after [`Fault::Hang`] and [`Fault::CloseAtOnce`].
-    pub status: u16,
-}
-
-/// One request to the Python repository.
-#[derive(Clone, Debug)]
-pub struct RegistryRequest {
-    pub method: String,
-    pub path: String,
-    pub authorization: Authorization,
-    /// 0 while unanswered, for ever after [`Fault::Hang`] and [`Fault::CloseAtOnce`].
-    pub status: u16,
-}
-
-/// How a request identified itself, without the secret.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Authorization {
-    None,
-    /// With this user name.
-    Basic(String),
-    Bearer,
-}
 
 /// A random string in the alphabet of base64url, from this many random bytes.
 pub(super) fn random_text(bytes: usize) -> String {
@@ -71,18 +36,12 @@ pub(super) fn random_text(bytes: usize) -> String {
 /// By name in its normal form: by file name.
 pub(super) type Repository = BTreeMap<String, BTreeMap<String, Bytes>>;
 
-pub(super) struct RefreshGrant {
-    pub(super) email: String,
-    pub(super) scopes: Vec<String>,
-    pub(super) revoked: bool,
-}
-
 #[derive(Clone)]
 pub(super) struct AccessToken {
     pub(super) email: String,
     pub(super) scopes: Vec<String>,
     pub(super) expires: SystemTime,
-    pub(super) refresh_token: Option<String>,
+    pub(super) grant: Option<GrantId>,
     pub(super) revoked: bool,
 }
 
@@ -107,10 +66,26 @@ impl Faults {
 pub(super) struct State {
     pub(super) token_lifetime: Duration,
     pub(super) service_accounts: HashSet<String>,
-    pub(super) refresh_grants: HashMap<String, RefreshGrant>,
+    pub(super) clients: HashMap<String, Client>,
+    /// Those to choose from on the consent page; never empty.
+    pub(super) accounts: Vec<String>,
+    pub(super) accounts_are_default: bool,
+    /// Accounts whose administrator lets no client in.
+    pub(super) barred: HashSet<String>,
+    /// Client and account of every consent so far.
+    pub(super) consented: HashSet<(String, String)>,
+    pub(super) codes: HashMap<String, Code>,
+    pub(super) code_lifetime: Duration,
+    pub(super) grants: Vec<Grant>,
+    pub(super) refresh_tokens: HashMap<String, RefreshToken>,
+    pub(super) rotating: bool,
+    pub(super) revocation_spreads: bool,
+    pub(super) lies: VecDeque<IdentityLie>,
     pub(super) access_tokens: HashMap<String, AccessToken>,
     pub(super) denied: HashSet<String>,
     pub(super) token_faults: Faults,
+    pub(super) revocation_faults: Faults,
+    pub(super) authorization_faults: Faults,
     pub(super) metadata_faults: Faults,
     pub(super) metadata_fickle: bool,
     /// The token that each set of scopes is answered with.
@@ -120,6 +95,9 @@ pub(super) struct State {
     /// What the random addresses that files redirect to stand for.
     pub(super) downloads: HashMap<String, Bytes>,
     pub(super) token_requests: Vec<TokenRequest>,
+    /// With the parameters as they came, by which a decision finds its request.
+    pub(super) authorizations: Vec<(Pairs, AuthorizationRequest)>,
+    pub(super) revocations: Vec<RevocationRequest>,
     pub(super) metadata_requests: Vec<MetadataRequest>,
     pub(super) registry_requests: Vec<RegistryRequest>,
     pub(super) secrets: Vec<String>,
@@ -132,7 +110,7 @@ impl State {
         &mut self,
         email: &str,
         scopes: Vec<String>,
-        refresh_token: Option<String>,
+        grant: Option<GrantId>,
     ) -> (String, u64) {
         let token = format!("ya29.stand-in-{}", random_text(96));
         self.keep_secret(&token);
@@ -140,7 +118,7 @@ impl State {
             email: email.to_owned(),
             scopes,
             expires: SystemTime::now() + self.token_lifetime,
-            refresh_token,
+            grant,
             revoked: false,
         };
         self.access_tokens.insert(token.clone(), access_token);
@@ -163,6 +141,21 @@ impl State {
         self.secrets.push(secret.to_owned());
     }
 
+    /// As [`State::keep_secret`], for a token with slashes. What is percent-encoded in an address would not be found
+    /// as a whole, so the part behind the last slash is a secret of its own.
+    pub(super) fn keep_token(&mut self, token: &str) {
+        self.keep_secret(token);
+        if let Some((_, tail)) = token.rsplit_once('/') {
+            self.keep_secret(tail);
+        }
+    }
+
+    pub(super) fn add_account(&mut self, email: &str) {
+        if !self.accounts.iter().any(|known| known == email) {
+            self.accounts.push(email.to_owned());
+        }
+    }
+
     pub(super) fn take_registry_fault(&mut self, path: &str) -> Option<Fault> {
         let found = self.registry_faults.iter().position(|(prefix, ..)| path.starts_with(prefix))?;
         let (_, fault, once) = &self.registry_faults[found];
@@ -179,10 +172,23 @@ impl Default for State {
         Self {
             token_lifetime: TOKEN_LIFETIME,
             service_accounts: HashSet::new(),
-            refresh_grants: HashMap::new(),
+            clients: HashMap::new(),
+            accounts: vec!["developer@acme.example".to_owned()],
+            accounts_are_default: true,
+            barred: HashSet::new(),
+            consented: HashSet::new(),
+            codes: HashMap::new(),
+            code_lifetime: Duration::from_secs(60),
+            grants: Vec::new(),
+            refresh_tokens: HashMap::new(),
+            rotating: false,
+            revocation_spreads: false,
+            lies: VecDeque::new(),
             access_tokens: HashMap::new(),
             denied: HashSet::new(),
             token_faults: Faults::default(),
+            revocation_faults: Faults::default(),
+            authorization_faults: Faults::default(),
             metadata_faults: Faults::default(),
             metadata_fickle: false,
             metadata_tokens: HashMap::new(),
@@ -190,6 +196,8 @@ impl Default for State {
             repositories: HashMap::new(),
             downloads: HashMap::new(),
             token_requests: Vec::new(),
+            authorizations: Vec::new(),
+            revocations: Vec::new(),
             metadata_requests: Vec::new(),
             registry_requests: Vec::new(),
             secrets: Vec::new(),

@@ -1,0 +1,252 @@
+//! `valetkey login`: the sign-in, as a person sees it.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{control, print, terminal};
+use crate::ask::Access;
+use crate::broker::choice::ADC;
+use crate::client::{Client, fallback};
+use crate::config::OauthClient;
+use crate::environment::Environment;
+use crate::error::{Failure, Kind};
+use crate::google::accounts::{Accounts, Login};
+use crate::google::source::World;
+use crate::login::adopt::adopt;
+use crate::login::{SignInFault, Step, Wish, client, sign_in};
+use crate::sys;
+use crate::vault::{Vault, Vaults};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Flags {
+    /// Sign in to publish: kept beside the sign-in that reads
+    #[arg(long)]
+    write: bool,
+    /// Whose sign-in it has to be
+    #[arg(long, value_name = "EMAIL")]
+    account: Option<String>,
+    /// Print the address, and take the answer by paste (behind SSH, say)
+    #[arg(long)]
+    no_browser: bool,
+    /// The OAuth client to sign in with: the JSON file of a client of the type "Desktop app"
+    #[arg(long, value_name = "FILE", conflicts_with = "adopt")]
+    client_id_file: Option<PathBuf>,
+    /// Take over what `gcloud auth application-default login` wrote
+    #[arg(long, conflicts_with_all = ["write", "account", "no_browser"])]
+    adopt: bool,
+    /// Remove gcloud's file once the vault has what is in it
+    #[arg(long = "move", requires = "adopt")]
+    remove: bool,
+}
+
+pub(super) fn run(environment: Environment, flags: Flags) -> Result<ExitCode, Failure> {
+    sys::harden();
+    let place = Place::new(environment)?;
+    let runtime = fallback::runtime()?;
+    let login = if flags.adopt {
+        runtime.block_on(place.adopt(flags.remove))
+    } else {
+        let client = runtime.block_on(place.oauth_client(&flags));
+        match client? {
+            Some(client) => runtime.block_on(place.sign_in(flags, client)),
+            None => return place.without_client(&runtime, flags.no_browser),
+        }
+    };
+    // The thread that waits for a paste may still wait.
+    runtime.shutdown_background();
+    place.tell(&login?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What every act on stored logins needs.
+pub(super) struct Place {
+    pub(super) client: Client,
+    pub(super) world: World,
+    pub(super) vaults: Vaults,
+    pub(super) state: PathBuf,
+}
+
+impl Place {
+    pub(super) fn new(environment: Environment) -> Result<Self, Failure> {
+        let client = Client::new(environment, None)?;
+        let world = fallback::sources(&client.config, &client.environment, &client.paths, None).world;
+        let state = client.paths.state.clone().ok_or(SignInFault::NoHome)?;
+        let vaults = Vaults::new(&client.environment, &state);
+        Ok(Self { client, world, vaults, state })
+    }
+
+    /// Has a running daemon look again, so that what has just changed counts at once.
+    pub(super) fn refresh_daemon(&self) {
+        // None running is as good; one that does not listen looks at the list by itself within a second.
+        let _ = control::control(&self.client, "POST", "/v1/reload");
+    }
+
+    async fn oauth_client(&self, flags: &Flags) -> Result<Option<OauthClient>, SignInFault> {
+        if let Some(path) = &flags.client_id_file {
+            return client::from_file(path, &self.world.endpoints).map(Some);
+        }
+        if let Some(configured) = self.client.config.oauth_client.clone().or_else(client::built_in) {
+            return Ok(Some(configured));
+        }
+        let accounts = Accounts::load(&self.state)?;
+        let until = Instant::now() + Duration::from_secs(120);
+        Ok(client::remembered(&self.vaults, &accounts, flags.account.as_deref(), until).await)
+    }
+
+    async fn sign_in(&self, flags: Flags, client: OauthClient) -> Result<Login, SignInFault> {
+        let wish = Wish {
+            access: if flags.write { Access::Write } else { Access::Read },
+            account: flags.account,
+            client,
+            vault: self.client.config.vault,
+            browser: !flags.no_browser,
+        };
+        let pasted = pasted_lines();
+        let mut spinner = None;
+        let mut tell = |step: Step<'_>| {
+            spinner = None;
+            spinner = show(&step);
+        };
+        sign_in(&self.world, &self.vaults, &self.state, wish, pasted, &mut tell).await
+    }
+
+    async fn adopt(&self, remove: bool) -> Result<Login, SignInFault> {
+        let mut tell = |step: Step<'_>| drop(show(&step));
+        let gcloud = self.client.paths.gcloud.as_deref();
+        let choice = self.client.config.vault;
+        adopt(&self.world, &self.vaults, &self.state, gcloud, choice, remove, &mut tell).await
+    }
+
+    /// Nothing says as which product to ask for consent: gcloud can ask as itself.
+    fn without_client(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        no_browser: bool,
+    ) -> Result<ExitCode, Failure> {
+        let file = self.client.paths.gcloud.as_ref().map(|directory| directory.join(ADC));
+        if file.is_some_and(|file| file.exists()) {
+            return Err(no_client().with_hint(
+                "run `valetkey login --adopt` to take over gcloud's sign-in, or name a client of your own with \
+                 --client-id-file",
+            ));
+        }
+        let Some(gcloud) = self.world.environment.find_program("gcloud") else {
+            let config = self.client.paths.configuration.as_ref();
+            let config = config
+                .map_or_else(|| "config.toml".into(), |path| path.join("config.toml").display().to_string());
+            return Err(no_client().with_hint(format!("make one, once for everybody:\n{HOW_TO}{config}")));
+        };
+        let person = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        if !person {
+            return Err(no_client().with_hint(
+                "run `gcloud auth application-default login` and then `valetkey login --adopt`, or name a client \
+                 of your own with --client-id-file",
+            ));
+        }
+        terminal::say(
+            "There is no OAuth client to sign in with. gcloud has one of its own: shall it sign in, and valetkey\n\
+             take the result over? [Y/n] ",
+        );
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        if read.is_err() || !matches!(answer.trim(), "" | "y" | "Y" | "yes") {
+            return Err(no_client().with_hint("name a client of your own with --client-id-file"));
+        }
+        let status = Command::new(&gcloud)
+            .args(["auth", "application-default", "login"])
+            .args(no_browser.then_some("--no-browser"))
+            .status()
+            .map_err(|error| {
+                Failure::new(Kind::Local, format!("cannot run {}", gcloud.display())).with_cause(error)
+            })?;
+        if !status.success() {
+            return Err(Failure::new(Kind::Refused, "gcloud did not sign in"));
+        }
+        let login = runtime.block_on(self.adopt(false))?;
+        self.tell(&login)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn tell(&self, login: &Login) -> Result<(), Failure> {
+        self.refresh_daemon();
+        let what = match login.access {
+            Access::Read => "to read",
+            Access::Write => "to read and publish",
+        };
+        let place = match login.vault {
+            Vault::Keychain => "the keychain".to_owned(),
+            Vault::File => format!("a file in {} that only you can read", self.state.display()),
+        };
+        let mut text = format!("signed in as {} {what}; kept in {place}\n", login.account);
+        if login.adopted {
+            text += "it goes on using gcloud's OAuth client, and its tokens cannot be narrowed to reading\n";
+        }
+        print(&text)
+    }
+}
+
+/// One step, on standard error; what takes long comes with a sign of life.
+fn show(step: &Step<'_>) -> Option<terminal::Spinner> {
+    match step {
+        Step::Vault => return Some(terminal::Spinner::start("asking the keychain")),
+        Step::NoKeychain(fault) => terminal::whisper(&format!(
+            "there is no keychain here ({}), so the sign-in will rest in a file that only you can read",
+            crate::error::printable(&fault.to_string())
+        )),
+        Step::Open { url, opened, paste } => {
+            let how = match opened {
+                Ok(()) => "Your browser has been asked to open this address; sign in there:",
+                Err("") => "Open this address in a browser and sign in there:",
+                Err(reason) => {
+                    terminal::whisper(reason);
+                    "Open this address in a browser and sign in there:"
+                }
+            };
+            terminal::say(&format!("{how}\n\n{url}\n\n"));
+            if *paste {
+                terminal::say(
+                    "If that browser is on another machine, it ends at an address that begins with\n\
+                     http://127.0.0.1 and cannot be shown. Paste that address here: ",
+                );
+            } else {
+                return Some(terminal::Spinner::start("waiting for the browser"));
+            }
+        }
+        Step::BadPaste(problem) => terminal::say(&format!("{problem}; paste it here: ")),
+        Step::Answered => return Some(terminal::Spinner::start("finishing the sign-in")),
+    }
+    None
+}
+
+/// Lines that a person pastes. The thread waits for them as long as the process lives.
+fn pasted_lines() -> mpsc::Receiver<String> {
+    let (pass_on, pasted) = mpsc::channel(1);
+    let read = move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if line.len() > LONGEST_PASTE || line.trim().is_empty() {
+                continue;
+            }
+            if pass_on.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    };
+    // Without the thread there is no paste, and still the browser.
+    let _ = std::thread::Builder::new().name("paste".to_owned()).spawn(read);
+    let _ = std::io::stderr().flush();
+    pasted
+}
+
+fn no_client() -> Failure {
+    Failure::new(Kind::NeedsLogin, "there is no OAuth client to sign in with")
+}
+
+const HOW_TO: &str = "  1. in Google's console, under APIs & Services, Credentials, create an OAuth client ID of the type Desktop app
+  2. download its JSON file and run `valetkey login --client-id-file FILE`, or write its client_id and
+     client_secret under [oauth] in /etc/valetkey/config.toml or ";
+const LONGEST_PASTE: usize = 16 << 10;

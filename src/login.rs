@@ -1,0 +1,224 @@
+//! The interactive sign-in: a browser, a code, and a refresh token that goes into a vault.
+//!
+//! Authorization code with PKCE (RFC 7636) over a loopback redirect (RFC 8252). What comes back is believed only
+//! if it carries the state that this process made up, comes from a process of this user, and is exchanged with
+//! the verifier that never left this process. The vault is tried before a person is asked for anything, so that a
+//! sign-in does not fail at its end.
+
+pub mod adopt;
+pub mod browser;
+pub mod callback;
+pub mod client;
+pub mod exchange;
+pub mod keep;
+pub mod page;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::ask::Access;
+use crate::config::{OauthClient, VaultChoice};
+use crate::error::{Failure, Fault, Kind};
+use crate::google::accounts::{AccountsFault, Login};
+use crate::google::source::{SourceFault, World};
+use crate::login::callback::{Callback, Loopback, Wrong};
+use crate::login::exchange::Attempt;
+use crate::login::page::Page;
+use crate::vault::{Vault, VaultFault, Vaults};
+
+/// Why nobody is signed in.
+#[derive(Debug, Error)]
+pub enum SignInFault {
+    /// There is nowhere to keep a login.
+    #[error("this user has no home directory, so there is no place for a login")]
+    NoHome,
+    /// The file is not one that Google's console gives for a desktop client.
+    #[error("the client file {} {problem}", path.display())]
+    ClientFile { path: PathBuf, problem: String },
+    /// No port on 127.0.0.1.
+    #[error("cannot listen on 127.0.0.1")]
+    Listen(#[source] io::Error),
+    /// No randomness.
+    #[error("this machine gives no random numbers")]
+    Random,
+    /// The person said no, or an administrator did.
+    #[error("the sign-in was refused: {0}")]
+    Refused(String),
+    /// Nobody finished it.
+    #[error("nobody signed in within five minutes")]
+    TimedOut,
+    /// A box on the consent page.
+    #[error("the sign-in was finished without the permission {0}")]
+    Unticked(String),
+    /// The consent gave no refresh token.
+    #[error("the server gave no refresh token, so the sign-in would end within the hour")]
+    NoRefreshToken,
+    /// Somebody else signed in.
+    #[error("{got} signed in, and --account names {wanted}")]
+    OtherAccount { wanted: String, got: String },
+    /// There is no file to take over.
+    #[error("there is no sign-in of gcloud's to take over: {0}")]
+    NothingToAdopt(String),
+    /// No such login.
+    #[error("no login of {0} is stored")]
+    NoLogin(String),
+    /// Which one is not said.
+    #[error("several accounts are signed in: {}", .0.join(", "))]
+    Several(Vec<String>),
+    #[error(transparent)]
+    Source(#[from] SourceFault),
+    #[error(transparent)]
+    Vault(#[from] VaultFault),
+    #[error(transparent)]
+    Accounts(#[from] AccountsFault),
+}
+
+impl Fault for SignInFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::ClientFile { .. } | Self::Several(_) => Kind::Usage,
+            Self::NoHome | Self::Listen(_) | Self::Random => Kind::Local,
+            Self::Refused(_) | Self::Unticked(_) | Self::OtherAccount { .. } => Kind::Refused,
+            Self::NothingToAdopt(_) | Self::NoLogin(_) => Kind::NotFound,
+            Self::TimedOut => Kind::Deadline,
+            Self::NoRefreshToken => Kind::Upstream,
+            Self::Source(fault) => fault.kind(),
+            Self::Vault(fault) => fault.kind(),
+            Self::Accounts(fault) => fault.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoHome => "set HOME".to_owned(),
+            Self::ClientFile { .. } => {
+                "download the JSON file of a client of the type \"Desktop app\" again".to_owned()
+            }
+            Self::Listen(_) | Self::Random => "look at what limits this process".to_owned(),
+            Self::Refused(_) => "run `valetkey login` again and choose to allow it".to_owned(),
+            Self::TimedOut => "run `valetkey login` again".to_owned(),
+            Self::Unticked(_) => "run `valetkey login` again and tick every box on the page".to_owned(),
+            Self::NoRefreshToken => "check that the client is of the type \"Desktop app\"".to_owned(),
+            Self::OtherAccount { .. } => {
+                "choose that account in the browser, or leave --account out".to_owned()
+            }
+            Self::NothingToAdopt(_) => "run `gcloud auth application-default login` first".to_owned(),
+            Self::NoLogin(_) => "run `valetkey status` to see which there are".to_owned(),
+            Self::Several(_) => "name one with --account, or all of them with --all".to_owned(),
+            Self::Source(fault) => return fault.hint(),
+            Self::Vault(fault) => return fault.hint(),
+            Self::Accounts(fault) => return fault.hint(),
+        })
+    }
+}
+
+/// What a person wants.
+#[derive(Debug)]
+pub struct Wish {
+    pub access: Access,
+    pub account: Option<String>,
+    pub client: OauthClient,
+    pub vault: VaultChoice,
+    /// Open a browser here; else the address is printed and an answer may be pasted.
+    pub browser: bool,
+}
+
+/// What a person is told on the way.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// The keychain is asked, and may ask for its password.
+    Vault,
+    /// No keychain: the login will rest in a file.
+    NoKeychain(&'a VaultFault),
+    /// The address to open; whether a browser was asked to; and whether an answer may be pasted.
+    Open { url: &'a str, opened: Result<(), &'a str>, paste: bool },
+    /// What was pasted is not the answer.
+    BadPaste(&'static str),
+    /// Somebody answered; the code is being exchanged.
+    Answered,
+}
+
+/// Signs in and keeps the login. `pasted` brings lines that a person pastes.
+///
+/// # Errors
+/// Why nobody is signed in; nothing has changed then.
+pub async fn sign_in(
+    world: &World,
+    vaults: &Vaults,
+    state: &std::path::Path,
+    wish: Wish,
+    mut pasted: mpsc::Receiver<String>,
+    tell: &mut (dyn FnMut(Step<'_>) + Send),
+) -> Result<Login, SignInFault> {
+    let vault = keep::choose(vaults, wish.vault, tell).await?;
+    let loopback = Loopback::bind().map_err(SignInFault::Listen)?;
+    let attempt = Attempt::new(wish.client, loopback.port(), wish.access, wish.account)?;
+    let until = Instant::now() + PATIENCE;
+    let mut open = loopback.open(attempt.state.clone());
+    let url = attempt.url(world.endpoints.authorization());
+    let opened =
+        if wish.browser { browser::open(&world.environment, &url).await } else { Err(String::new()) };
+    let paste = opened.is_err();
+    tell(Step::Open { url: &url, opened: opened.as_ref().copied().map_err(String::as_str), paste });
+    let callback = tokio::select! {
+        callback = open.next() => callback,
+        callback = from_paste(&mut pasted, &attempt, tell), if paste => callback,
+        () = tokio::time::sleep_until(until) => {
+            return Err(SignInFault::TimedOut);
+        }
+    };
+    let outcome = match callback {
+        Callback::Code(code) => {
+            tell(Step::Answered);
+            finish(world, vaults, state, &attempt, vault, &code).await
+        }
+        Callback::Refused(error) => Err(SignInFault::Refused(error)),
+    };
+    open.show(match &outcome {
+        Ok(login) => Page::SignedIn { account: login.account.clone(), vault },
+        Err(fault) => Page::Failed(Failure::new(fault.kind(), fault.to_string()).one_line()),
+    })
+    .await;
+    outcome
+}
+
+/// The first pasted line that is an answer to this very attempt.
+async fn from_paste(
+    pasted: &mut mpsc::Receiver<String>,
+    attempt: &Attempt,
+    tell: &mut (dyn FnMut(Step<'_>) + Send),
+) -> Callback {
+    while let Some(line) = pasted.recv().await {
+        match callback::from_address(&line, &attempt.redirect, &attempt.state) {
+            Ok(callback) => return callback,
+            Err(Wrong::State) => tell(Step::BadPaste("that address belongs to another sign-in")),
+            Err(Wrong::Shape) => tell(Step::BadPaste(
+                "that is not the address that the browser ended at; it begins with http://127.0.0.1",
+            )),
+        }
+    }
+    // Nobody can paste any more; the browser may still come.
+    std::future::pending().await
+}
+
+/// From the code to a login that is kept.
+async fn finish(
+    world: &World,
+    vaults: &Vaults,
+    state: &std::path::Path,
+    attempt: &Attempt,
+    vault: Vault,
+    code: &crate::secret::Secret,
+) -> Result<Login, SignInFault> {
+    let (login, secret) = attempt.exchange(world, code, vault).await?;
+    keep::keep(vaults, state, &login, &secret).await?;
+    Ok(login)
+}
+
+/// How long a person may take.
+const PATIENCE: Duration = Duration::from_secs(300);

@@ -1,0 +1,90 @@
+//! Takes over what `gcloud auth application-default login` wrote: into the vault, with gcloud's own client for
+//! the refresh. gcloud did the consent; valetkey never starts one as another product.
+
+use std::path::Path;
+
+use tokio::time::Instant;
+
+use super::exchange::is_plain;
+use super::{SignInFault, Step, keep};
+use crate::ask::{Access, Ask};
+use crate::broker::choice::ADC;
+use crate::config::VaultChoice;
+use crate::durable;
+use crate::google::accounts::Login;
+use crate::google::credential_file::CredentialFile;
+use crate::google::endpoints::Endpoints;
+use crate::google::oauth::Exchange;
+use crate::google::source::{SourceFault, World};
+use crate::vault::{StoredSecret, Vaults};
+
+/// Whether gcloud's file still holds this refresh token: to revoke it would sign gcloud's user out, too.
+#[must_use]
+pub fn is_shared(gcloud: Option<&Path>, secret: &StoredSecret, endpoints: &Endpoints) -> bool {
+    let file = gcloud.map(|directory| CredentialFile::read(&directory.join(ADC), endpoints));
+    matches!(file, Some(Ok(CredentialFile::AuthorizedUser(user))) if user.refresh_token == secret.refresh_token)
+}
+
+/// Takes the file over; `and_remove` removes it once the vault has it.
+///
+/// # Errors
+/// When there is none, or it is dead, or the vault does not take it.
+pub async fn adopt(
+    world: &World,
+    vaults: &Vaults,
+    state: &Path,
+    gcloud: Option<&Path>,
+    choice: VaultChoice,
+    and_remove: bool,
+    tell: &mut (dyn FnMut(Step<'_>) + Send),
+) -> Result<Login, SignInFault> {
+    let nothing = |text: String| SignInFault::NothingToAdopt(text);
+    let path = gcloud.map(|directory| directory.join(ADC)).ok_or_else(|| nothing("no home".to_owned()))?;
+    if !path.exists() {
+        return Err(nothing(format!("there is no {}", path.display())));
+    }
+    let user = match CredentialFile::read(&path, &world.endpoints)? {
+        CredentialFile::AuthorizedUser(user) => user,
+        CredentialFile::ServiceAccount(_) => {
+            return Err(nothing(format!("{} is a service account's key", path.display())));
+        }
+    };
+    let vault = keep::choose(vaults, choice, tell).await?;
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("client_id", user.client_id.as_str()),
+        ("client_secret", user.client_secret.expose()),
+        ("refresh_token", user.refresh_token.expose()),
+    ];
+    let exchange = Exchange {
+        url: world.endpoints.token(),
+        form: &form,
+        until: Instant::now() + Ask::LONGEST,
+        what: "the application default credentials",
+        remedy: "sign in again with `gcloud auth application-default login`",
+        repeats: true,
+    };
+    let granted = exchange.send(world).await?;
+    let told = granted.token.identity.clone().or(user.account).filter(|email| is_plain(email));
+    let scopes = granted.scopes.unwrap_or_default();
+    if !scopes.iter().any(|scope| scope == Access::Write.scope()) {
+        return Err(SignInFault::Unticked(Access::Write.scope().to_owned()));
+    }
+    let login = Login {
+        account: told.unwrap_or_else(|| format!("unknown-{}", user.refresh_token.fingerprint())),
+        access: Access::Write,
+        scopes,
+        vault,
+        client_id: user.client_id.clone(),
+        created: world.clock.now(),
+        ends: None,
+        adopted: true,
+    };
+    let refresh_token = granted.refresh_token.unwrap_or(user.refresh_token);
+    let secret = StoredSecret { refresh_token, client_id: user.client_id, client_secret: user.client_secret };
+    keep::keep(vaults, state, &login, &secret).await?;
+    if and_remove {
+        durable::remove(&path).map_err(|source| SourceFault::Unreadable { path, source })?;
+    }
+    Ok(login)
+}
