@@ -5,6 +5,9 @@
 //! or the working directory, and a file that other users can write is refused. An unknown key is an error that
 //! names key, file and line.
 
+pub mod listeners;
+pub mod policy;
+
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -11,6 +11,8 @@ pub mod listener;
 pub mod metrics;
 pub mod peer;
 pub mod route;
+pub mod subordinate;
+pub mod terms;
 
 pub use lifecycle::run;
 

@@ -192,7 +192,8 @@ async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: one
 }
 
 async fn connection(door: Arc<Door>, stream: TcpStream) {
-    serve_connection(stream, &Line::default(), |request| door.answer(request)).await;
+    let line = Arc::new(Line::default());
+    serve_connection(stream, &line, |request| door.answer(request)).await;
 }
 
 impl Door {

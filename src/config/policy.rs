@@ -1,0 +1,84 @@
+//! `/etc/valetkey/policy.toml`: the ceiling. What it does not say is not limited by it; what it says, no
+//! configuration and no command can widen. It binds a daemon of the system; against a user's own programs, which can
+//! do without valetkey, it is advice.
+
+use serde::Deserialize;
+
+use super::listeners::Width;
+
+/// See the module. Absent members allow.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// The widest access of any listener but the owner's.
+    pub access: Option<Width>,
+    /// Whether any listener but the owner's may hand out tokens.
+    pub tokens: Option<bool>,
+    /// The repositories that builds and containers may be granted.
+    pub repositories: Option<Vec<String>>,
+    /// The registry hosts that a configuration may add to Google's.
+    pub hosts: Option<Vec<String>>,
+    /// Where a credential may come from.
+    pub sources: Option<Vec<SourceKind>>,
+    /// The domains of accounts that may sign in, and whose tokens may be given.
+    pub account_domains: Option<Vec<String>>,
+    /// The one OAuth client that `login` may use.
+    pub oauth_client: Option<String>,
+}
+
+/// The kinds of source that a policy can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    Login,
+    File,
+    Gcloud,
+    Metadata,
+}
+
+impl Policy {
+    #[must_use]
+    pub fn allows_source(&self, kind: SourceKind) -> bool {
+        self.sources.as_ref().is_none_or(|kinds| kinds.contains(&kind))
+    }
+
+    /// Whether an account's domain is allowed. Compared whole: `corp.example` says nothing about its subdomains.
+    #[must_use]
+    pub fn allows_account(&self, email: Option<&str>) -> bool {
+        let Some(domains) = &self.account_domains else { return true };
+        let domain = email.and_then(|email| email.rsplit_once('@')).map(|(_, domain)| domain);
+        domain.is_some_and(|domain| domains.iter().any(|allowed| allowed.eq_ignore_ascii_case(domain)))
+    }
+
+    #[must_use]
+    pub fn allows_client(&self, client_id: &str) -> bool {
+        self.oauth_client.as_deref().is_none_or(|allowed| allowed == client_id)
+    }
+
+    #[must_use]
+    pub fn allows_host(&self, host: &str) -> bool {
+        self.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|allowed| allowed == host))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_policy_does_not_say_it_does_not_limit() {
+        let none = Policy::default();
+        assert!(none.allows_source(SourceKind::Gcloud) && none.allows_account(None));
+        assert!(none.allows_client("any") && none.allows_host("any.test"));
+    }
+
+    #[test]
+    fn domains_are_compared_whole() {
+        let policy: Policy = toml::from_str("account_domains = [\"corp.example\"]").unwrap();
+        assert!(policy.allows_account(Some("a@CORP.example")));
+        for wrong in ["a@evilcorp.example", "a@sub.corp.example", "a@corp.example.evil.test", "corp.example", ""] {
+            assert!(!policy.allows_account(Some(wrong)), "{wrong}");
+        }
+        assert!(!policy.allows_account(None), "an identity that is not told is not in the domain");
+    }
+}
