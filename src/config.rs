@@ -62,6 +62,8 @@ impl Fault for ConfigFault {
 pub struct Config {
     /// Registry hosts beyond Google's own, as the files name them.
     pub registries: Vec<ExtraRegistry>,
+    /// Where a registry may send downloads on to, beside Cloud Storage, as `host` or `host:port`.
+    pub redirect_hosts: Vec<String>,
     /// Certificates to trust beside the system's.
     pub extra_ca: Option<PathBuf>,
     /// Where refresh tokens and assertions may go beside Google's own endpoint.
@@ -155,6 +157,7 @@ impl Config {
     /// Puts one file on top of what is known: lists grow, single values replace.
     fn overlay(&mut self, file: File) {
         self.registries.extend(file.registry);
+        self.redirect_hosts.extend(file.redirect_hosts.into_iter().map(|host| host.0));
         self.extra_ca = file.extra_ca.or(self.extra_ca.take());
         self.token_endpoint = file.endpoints.token.or(self.token_endpoint.take());
         self.auto_start = file.daemon.auto_start.unwrap_or(self.auto_start);
@@ -197,6 +200,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             registries: Vec::new(),
+            redirect_hosts: Vec::new(),
             extra_ca: None,
             token_endpoint: None,
             auto_start: true,
@@ -213,10 +217,16 @@ impl Default for Config {
 struct File {
     extra_ca: Option<PathBuf>,
     log: Option<LogLevel>,
+    redirect_hosts: Vec<HostAndPort>,
     registry: Vec<ExtraRegistry>,
     endpoints: Endpoints,
     daemon: Daemon,
 }
+
+/// `host` or `host:port`.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct HostAndPort(#[serde(deserialize_with = "host_and_port")] String);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -331,6 +341,7 @@ mod tests {
             "[[registry]]\nhost = \"https://a.test\"",
             "[[registry]]\nhost = \"A.test\"",
             "[[registry]]\nhost = \"a.test:99999\"",
+            "redirect_hosts = [\"https://a.test\"]",
         ] {
             assert!(parse(Path::new("c"), wrong).is_err(), "{wrong}");
         }
