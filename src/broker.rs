@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::google::source::Minted;
 use crate::registry::{Hosts, Registry, Rejection};
+use crate::secret::{AccessToken, Fingerprint};
 
 /// What the broker gives, and what is logged about it.
 #[derive(Debug, Clone)]
@@ -67,6 +68,21 @@ impl<U: Upstream> Broker<U> {
         let counter = if result.is_ok() { &self.counters.given } else { &self.counters.failed };
         counter.fetch_add(1, Ordering::Relaxed);
         result
+    }
+
+    /// A token for a request that is made in the place of somebody else, with the identity that decides where an ask
+    /// names nothing. `refused` is the one that the registry has just refused.
+    ///
+    /// # Errors
+    /// When there is no token within the time of an ask.
+    pub async fn token(&self, access: Access, refused: Option<Fingerprint>) -> Result<AccessToken, Failure> {
+        let until = Instant::now() + Ask::LONGEST;
+        let key = Key { named: self.cache.upstream().deciding(None, None), access };
+        let minted = match refused {
+            None => self.cache.token(key, None, until).await,
+            Some(refused) => self.cache.token_in_place_of(key, refused, until).await,
+        }?;
+        Ok(minted.token.clone())
     }
 
     async fn answer(&self, ask: &Ask, ceiling: Access, until: Instant) -> Result<Given, Failure> {

@@ -66,6 +66,8 @@ impl Fault for ConfigFault {
 pub struct Config {
     /// Registry hosts beyond Google's own, as the files name them.
     pub registries: Vec<ExtraRegistry>,
+    /// Where a registry may send downloads on to, beside Cloud Storage, as `host` or `host:port`.
+    pub redirect_hosts: Vec<String>,
     /// Certificates to trust beside the system's.
     pub extra_ca: Option<PathBuf>,
     /// Where secrets may go, and a person may be sent, instead of Google's own endpoints.
@@ -249,6 +251,7 @@ impl Config {
     /// Puts one file on top of what is known: lists grow, single values replace.
     fn overlay(&mut self, file: File) {
         self.registries.extend(file.registry);
+        self.redirect_hosts.extend(file.redirect_hosts.into_iter().map(|host| host.0));
         self.extra_ca = file.extra_ca.or(self.extra_ca.take());
         self.endpoints.overlay(file.endpoints);
         self.vault = file.vault.unwrap_or(self.vault);
@@ -295,6 +298,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             registries: Vec::new(),
+            redirect_hosts: Vec::new(),
             extra_ca: None,
             endpoints: EndpointUrls::default(),
             vault: VaultChoice::Auto,
@@ -314,6 +318,7 @@ impl Default for Config {
 struct File {
     extra_ca: Option<PathBuf>,
     log: Option<LogLevel>,
+    redirect_hosts: Vec<HostAndPort>,
     registry: Vec<ExtraRegistry>,
     endpoints: EndpointUrls,
     vault: Option<VaultChoice>,
@@ -321,6 +326,11 @@ struct File {
     account: Vec<AccountRule>,
     daemon: Daemon,
 }
+
+/// `host` or `host:port`.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct HostAndPort(#[serde(deserialize_with = "host_and_port")] String);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -444,6 +454,7 @@ mod tests {
             "[[registry]]\nhost = \"https://a.test\"",
             "[[registry]]\nhost = \"A.test\"",
             "[[registry]]\nhost = \"a.test:99999\"",
+            "redirect_hosts = [\"https://a.test\"]",
         ] {
             assert!(parse(Path::new("c"), wrong).is_err(), "{wrong}");
         }

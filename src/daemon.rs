@@ -9,6 +9,7 @@ pub mod instance;
 pub mod lifecycle;
 pub mod listener;
 pub mod metrics;
+mod passing;
 pub mod peer;
 pub mod route;
 pub mod subordinate;
@@ -32,6 +33,7 @@ use crate::clock::Clock;
 use crate::daemon::audit::Log;
 use crate::error::Failure;
 use crate::grant::Grant;
+use crate::proxy::{Proxy, TokenFuture, Wanted};
 
 /// Who started the daemon: decides whether it ends by itself, and whether a newer helper may replace it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +98,20 @@ impl SocketFile {
     }
 }
 
-/// How a new broker is made when the configuration is read again.
-pub type Reload = Box<dyn Fn() -> Result<Broker<Sources>, Failure> + Send + Sync>;
+/// What the configuration makes, and makes anew when it is read again.
+#[derive(Debug)]
+pub struct Loaded {
+    pub broker: Broker<Sources>,
+    /// Where files may be sent on to, beside Cloud Storage.
+    pub redirect_hosts: Vec<String>,
+}
+
+/// How the configuration is read.
+pub type Reload = Box<dyn Fn() -> Result<Loaded, Failure> + Send + Sync>;
 
 /// What all connections share.
 pub struct Daemon {
-    broker: RwLock<Arc<Broker<Sources>>>,
+    current: RwLock<Current>,
     reload: Reload,
     pub log: Log,
     pub clock: Clock,
@@ -113,7 +123,29 @@ pub struct Daemon {
     last_request: Mutex<Instant>,
     pub connections: AtomicUsize,
     pub refused: AtomicU64,
+    /// Requests passed on, and the bytes of their answers.
+    pub passed: AtomicU64,
+    pub passed_bytes: AtomicU64,
     pub listeners: Vec<(PathBuf, Grant)>,
+}
+
+/// What requests are answered with, from one reading of the configuration to the next.
+struct Current {
+    broker: Arc<Broker<Sources>>,
+    proxy: Proxy,
+}
+
+impl From<Loaded> for Current {
+    fn from(loaded: Loaded) -> Self {
+        let broker = Arc::new(loaded.broker);
+        let (http, hosts) = (broker.cache().upstream().world.http.clone(), broker.hosts().clone());
+        let asked = Arc::clone(&broker);
+        let tokens = Arc::new(move |wanted: Wanted| -> TokenFuture {
+            let broker = Arc::clone(&asked);
+            Box::pin(async move { broker.token(wanted.access, wanted.refused).await })
+        });
+        Self { broker, proxy: Proxy::new(http, hosts, tokens, loaded.redirect_hosts) }
+    }
 }
 
 /// Serving, or on the way out.
@@ -130,10 +162,10 @@ impl std::fmt::Debug for Daemon {
 }
 
 impl Daemon {
-    /// A daemon with a first broker.
+    /// A daemon with a first reading of the configuration.
     ///
     /// # Errors
-    /// When the configuration does not make a broker.
+    /// When the configuration is wrong.
     pub fn new(
         reload: Reload,
         log: Log,
@@ -143,7 +175,7 @@ impl Daemon {
     ) -> Result<Self, Failure> {
         let clock = Clock::system();
         Ok(Self {
-            broker: RwLock::new(Arc::new(reload()?)),
+            current: RwLock::new(reload()?.into()),
             reload,
             log,
             clock,
@@ -154,13 +186,20 @@ impl Daemon {
             last_request: Mutex::new(Instant::now()),
             connections: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+            passed_bytes: AtomicU64::new(0),
             listeners: listeners.iter().map(|bound| (bound.path.clone(), bound.grant.clone())).collect(),
         })
     }
 
     #[must_use]
     pub fn broker(&self) -> Arc<Broker<Sources>> {
-        Arc::clone(&self.broker.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).broker)
+    }
+
+    #[must_use]
+    pub fn proxy(&self) -> Proxy {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).proxy.clone()
     }
 
     /// Reads the configuration again. A wrong one changes nothing.
@@ -168,8 +207,8 @@ impl Daemon {
     /// # Errors
     /// What is wrong with it.
     pub fn reload(&self) -> Result<(), Failure> {
-        let broker = Arc::new((self.reload)()?);
-        *self.broker.write().unwrap_or_else(PoisonError::into_inner) = broker;
+        let current = (self.reload)()?.into();
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         tracing::info!("configuration read again");
         Ok(())
     }

@@ -126,6 +126,16 @@ struct Flight {
     until: Instant,
 }
 
+/// What is known of the token that an asker holds already.
+#[derive(Debug, Clone, Copy)]
+enum Again {
+    Never,
+    /// Whoever asks twice for the same thing may have been refused with the first one.
+    Asker(Digest),
+    /// It was refused: the registry has said so.
+    Refused(Fingerprint),
+}
+
 /// What an asker has to do.
 enum Step {
     /// Look whether the files behind the source are still the same, and decide again.
@@ -151,10 +161,27 @@ impl<U: Upstream> Cache<U> {
     /// # Errors
     /// When no source gives one in time.
     pub async fn token(&self, key: Key, asker: Option<Digest>, until: Instant) -> Outcome {
-        let outcome = loop {
-            let (flight, wait, old) = match self.decide(&key, asker.as_ref(), until) {
+        let outcome = self.token_again(&key, asker.map_or(Again::Never, Again::Asker), until).await;
+        if let (Ok(minted), Some(asker)) = (&outcome, asker) {
+            self.0.remember(asker, minted.token.fingerprint);
+        }
+        outcome
+    }
+
+    /// A token in the place of one that was refused where it went, made anew if that is the one that is held and none
+    /// was made by force a moment ago. Then it is the same again.
+    ///
+    /// # Errors
+    /// As [`Self::token`], and when the source has no other: a refused token is not given as one that is still valid.
+    pub async fn token_in_place_of(&self, key: Key, refused: Fingerprint, until: Instant) -> Outcome {
+        self.token_again(&key, Again::Refused(refused), until).await
+    }
+
+    async fn token_again(&self, key: &Key, again: Again, until: Instant) -> Outcome {
+        loop {
+            let (flight, wait, old) = match self.decide(key, again, until) {
                 Step::Look => {
-                    self.look(&key, until).await;
+                    self.look(key, until).await;
                     continue;
                 }
                 Step::Give(token) => break Ok(token),
@@ -174,11 +201,7 @@ impl<U: Upstream> Cache<U> {
                 }
                 (None, _) => {}
             }
-        };
-        if let (Ok(minted), Some(asker)) = (&outcome, asker) {
-            self.0.remember(asker, minted.token.fingerprint);
         }
-        outcome
     }
 
     /// What is held now, for `status`.
@@ -215,12 +238,17 @@ impl<U: Upstream> Cache<U> {
         }
     }
 
-    fn decide(&self, key: &Key, asker: Option<&Digest>, until: Instant) -> Step {
+    fn decide(&self, key: &Key, again: Again, until: Instant) -> Step {
         let inner = &self.0;
         let (now, time) = (Instant::now(), inner.clock.now());
         let mut state = inner.state();
         state.make_room();
-        let refused = asker.and_then(|asker| state.given.get(asker).copied());
+        // For how long a token has to be in use before asking again says that it was refused.
+        let (refused, since) = match again {
+            Again::Never => (None, None),
+            Again::Asker(asker) => (state.given.get(&asker).copied(), Some(REFUSED_AFTER)),
+            Again::Refused(fingerprint) => (Some(fingerprint), None),
+        };
         let State { entries, tasks, .. } = &mut *state;
         let entry = entries.entry(key.clone()).or_default();
         entry.used = Some(now);
@@ -232,24 +260,26 @@ impl<U: Upstream> Cache<U> {
         let token = entry.token.clone().filter(|minted| Age::of(&minted.token, time) < Age::Dead);
         let age = token.as_ref().map_or(Age::Dead, |minted| Age::of(&minted.token, time));
         // Asked again: the token that this asker holds was refused where it went.
-        let refused = token.as_ref().is_some_and(|minted| {
+        let held_is_refused = token.as_ref().is_some_and(|minted| {
             refused == Some(minted.token.fingerprint)
-                && between(minted.token.obtained, time) > REFUSED_AFTER
-                && entry.forced.is_none_or(|forced| now > forced + LEAVE_ALONE)
+                && since.is_none_or(|since| between(minted.token.obtained, time) > since)
         });
+        let running = entry.flight.clone().filter(|flight| flight.landing.has_changed().is_ok());
+        let refused = held_is_refused && entry.forced.is_none_or(|forced| now > forced + LEAVE_ALONE);
+        // Of a crowd that was refused the same token, one asks for the next one and all wait for it.
+        let awaited = held_is_refused && matches!(again, Again::Refused(_)) && running.is_some();
         if age == Age::Fresh
-            && !refused
+            && !(refused || awaited)
             && let Some(token) = token
         {
             return Step::Give(token);
         }
-        let resting = entry.rest_until.is_some_and(|rest| now < rest) && !refused;
+        let resting = entry.rest_until.is_some_and(|rest| now < rest) && !(refused || awaited);
         match (&token, &entry.failure) {
             (Some(token), _) if resting => return Step::Give(token.clone()),
             (None, Some(past)) if past.counts(now, until) => return Step::Fail(past.failure.clone()),
             _ => {}
         }
-        let running = entry.flight.clone().filter(|flight| flight.landing.has_changed().is_ok());
         if running.is_none() && tasks.len() >= MOST_FLIGHTS {
             let busy = Failure::new(Kind::Local, "too many sources are being asked at once")
                 .with_hint("try again in a moment");
@@ -269,8 +299,9 @@ impl<U: Upstream> Cache<U> {
             tasks.spawn(fly(Arc::clone(inner), key.clone(), request, sender));
             flight
         });
-        let wait = if age == Age::Aging && !refused { until.min(now + PATIENCE) } else { until };
-        Step::Wait { flight, until: wait, old: token }
+        let wait = if age == Age::Aging && !(refused || awaited) { until.min(now + PATIENCE) } else { until };
+        let useless = held_is_refused && matches!(again, Again::Refused(_));
+        Step::Wait { flight, until: wait, old: token.filter(|_| !useless) }
     }
 }
 

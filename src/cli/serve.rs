@@ -18,7 +18,7 @@ use crate::client::fallback;
 use crate::config::{Config, LogLevel};
 use crate::daemon::audit::{Log, LogGuard};
 use crate::daemon::instance::{Instance, InstanceFault, Note};
-use crate::daemon::{Bound, Daemon, SocketFile, StartedBy, run as run_daemon};
+use crate::daemon::{Bound, Daemon, Loaded, SocketFile, StartedBy, run as run_daemon};
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::grant::Grant;
@@ -88,7 +88,8 @@ fn serve(
         let config = Config::load(&environment, &paths)?;
         let sources = fallback::sources(&config, &environment, &paths, source.clone());
         let clock = sources.world.clock;
-        Ok(Broker::new(Hosts::new(&config.registries), sources, clock, Arc::clone(&counters)))
+        let broker = Broker::new(Hosts::new(&config.registries), sources, clock, Arc::clone(&counters));
+        Ok(Loaded { broker, redirect_hosts: config.redirect_hosts })
     });
     let daemon = Arc::new(Daemon::new(reload, log, started_by, idle, &listeners)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::peer::Peer;
+
 /// One line of the audit log.
 #[derive(Debug, Serialize)]
 pub struct Line<'a> {
@@ -34,11 +36,45 @@ pub struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<&'static str>,
     pub verdict: &'a str,
+    /// What the registry answered to a request that was passed on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// How much of that answer went to the peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// How much of an upload was taken from the peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uploaded: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<&'a str>,
     /// Eight hex digits of the token's SHA-256.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+}
+
+impl<'a> Line<'a> {
+    /// A line that says who, and nothing else yet.
+    #[must_use]
+    pub fn of(listener: &'a str, peer: Option<&'a Peer>) -> Self {
+        Self {
+            time: String::new(),
+            listener,
+            uid: peer.map_or(u32::MAX, |peer| peer.uid),
+            pid: peer.map_or(0, |peer| peer.pid),
+            program: peer.and_then(|peer| peer.program.as_deref()),
+            parent: peer.and_then(|peer| peer.parent.as_deref()),
+            registry: None,
+            repository: None,
+            form: "credential",
+            access: None,
+            verdict: "",
+            status: None,
+            bytes: None,
+            uploaded: None,
+            identity: None,
+            token: None,
+        }
+    }
 }
 
 /// A log that never blocks its writers. Cheap to clone.

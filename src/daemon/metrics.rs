@@ -30,6 +30,13 @@ pub fn render(daemon: &Daemon) -> String {
         "Times a source was asked for a token.",
         load(&counters.flights),
     );
+    metric("requests_passed_total", "counter", "Requests passed on to a registry.", load(&daemon.passed));
+    metric(
+        "passed_bytes_total",
+        "counter",
+        "Bytes of answers passed back from registries.",
+        load(&daemon.passed_bytes),
+    );
     let connections = daemon.connections.load(Ordering::Relaxed) as u64;
     metric("connections", "gauge", "Open connections.", connections);
     metric("tokens_held", "gauge", "Valid tokens in memory.", broker.cache().held().len() as u64);

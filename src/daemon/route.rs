@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::audit::Line;
 use super::peer::Peer;
-use super::{Daemon, metrics};
+use super::{Daemon, metrics, passing};
 use crate::ask::{Access, Ask};
 use crate::broker::Given;
 use crate::broker::choice::Candidate;
@@ -20,6 +20,7 @@ use crate::error::{Failure, Kind};
 use crate::grant::Grant;
 use crate::http::headers::{METRICS, PROTOCOL, STARTED_BY, VERSION};
 use crate::http::server::{Reply, json_reply, problem, read_body, reply};
+use crate::proxy::target::PREFIX;
 use crate::registry::Registry;
 
 /// What one listener answers.
@@ -40,6 +41,7 @@ enum Route {
     Metrics,
     Live,
     Ready,
+    Registry,
 }
 
 impl Routes {
@@ -49,6 +51,9 @@ impl Routes {
     }
 
     fn find(&self, method: &Method, path: &str) -> Option<Route> {
+        if path.starts_with(PREFIX) {
+            return self.grant.proxy.is_some().then_some(Route::Registry);
+        }
         let route = match (method.as_str(), path) {
             ("POST", "/v1/credential") => Route::Credential(self.grant.credential?),
             _ if !self.grant.control => return None,
@@ -110,7 +115,12 @@ impl Routes {
             Some(Route::Ready) => {
                 reply(StatusCode::SERVICE_UNAVAILABLE, "application/json", r#"{"ready":false}"#)
             }
-            None => problem(&Failure::new(Kind::NotFound, "there is nothing at this path")),
+            Some(Route::Registry) if let Some(grant) = &self.grant.proxy => {
+                passing::pass(daemon, &self.name, peer, grant, request).await
+            }
+            Some(Route::Registry) | None => {
+                problem(&Failure::new(Kind::NotFound, "there is nothing at this path"))
+            }
         }
     }
 
@@ -190,21 +200,7 @@ impl Routes {
     }
 
     fn line<'a>(&'a self, daemon: &Daemon, peer: Option<&'a Peer>) -> Line<'a> {
-        Line {
-            time: rfc3339(daemon.clock.now()),
-            listener: &self.name,
-            uid: peer.map_or(u32::MAX, |peer| peer.uid),
-            pid: peer.map_or(0, |peer| peer.pid),
-            program: peer.and_then(|peer| peer.program.as_deref()),
-            parent: peer.and_then(|peer| peer.parent.as_deref()),
-            registry: None,
-            repository: None,
-            form: "credential",
-            access: None,
-            verdict: "",
-            identity: None,
-            token: None,
-        }
+        Line { time: rfc3339(daemon.clock.now()), ..Line::of(&self.name, peer) }
     }
 }
 
@@ -272,11 +268,14 @@ mod tests {
             (Method::GET, "/v1/credential"),
             (Method::POST, "/v1/credential/"),
             (Method::POST, "//v1/credential"),
+            (Method::GET, "/registry/us-python.pkg.dev/acme/private/"),
         ] {
             assert_eq!(routes.find(&method, path), None, "{method} {path}");
         }
         let owner = Routes::compile("test".into(), Grant::owner());
         assert_eq!(owner.find(&Method::POST, "/v1/stop"), Some(Route::Stop));
         assert_eq!(owner.find(&Method::GET, "/v1/stop"), None);
+        assert_eq!(owner.find(&Method::GET, "/registry/x"), Some(Route::Registry));
+        assert_eq!(owner.find(&Method::GET, "/registryx"), None);
     }
 }

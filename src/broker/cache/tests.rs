@@ -296,6 +296,36 @@ async fn a_forced_mint_that_fails_gives_what_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_crowd_that_was_refused_a_token_costs_one_forced_mint_and_gets_the_next_one() {
+    let slow = Act::Token(Duration::from_millis(300), HOUR);
+    let setting = Setting::new([Act::Token(Duration::ZERO, HOUR), slow]);
+    assert_eq!(setting.ask().await.unwrap(), "token-1");
+    let refused = Secret::new("token-1".to_owned()).fingerprint();
+    let again = || setting.cache.token_in_place_of(key(), refused, Instant::now() + NINE);
+    let (one, other) = tokio::join!(again(), again());
+    assert_eq!(one.unwrap().token.secret.expose(), "token-2");
+    assert_eq!(other.unwrap().token.secret.expose(), "token-2");
+    // Who was refused the old one later needs no call at all.
+    assert_eq!(again().await.unwrap().token.secret.expose(), "token-2");
+    assert_eq!((setting.calls(), setting.forced()), (2, 1));
+    // The new one is refused as well: not again within a minute.
+    let refused = Secret::new("token-2".to_owned()).fingerprint();
+    let same = setting.cache.token_in_place_of(key(), refused, Instant::now() + NINE).await.unwrap();
+    assert_eq!(same.token.secret.expose(), "token-2");
+    assert_eq!(setting.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_not_given_again_where_the_forced_mint_fails() {
+    let acts = [Act::Token(Duration::ZERO, HOUR), Act::Fail(Duration::ZERO, broken(false))];
+    let setting = Setting::new(acts);
+    setting.ask().await.unwrap();
+    let refused = Secret::new("token-1".to_owned()).fingerprint();
+    assert!(setting.cache.token_in_place_of(key(), refused, Instant::now() + NINE).await.is_err());
+    assert_eq!(setting.ask().await.unwrap(), "token-1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_asker_gets_an_answer_by_its_deadline_and_the_flight_goes_on() {
     let setting = Setting::new([Act::Token(5 * SECOND, HOUR)]);
     let start = Instant::now();

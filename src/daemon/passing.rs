@@ -1,0 +1,104 @@
+//! A request that is passed on to a registry, and its one line in the audit log: written when the answer has ended,
+//! because only then is it known how much of it went to the peer, or when the peer has gone away.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hyper::Request;
+use hyper::body::Incoming;
+
+use super::Daemon;
+use super::audit::Line;
+use super::peer::Peer;
+use crate::ask::Access;
+use crate::clock::rfc3339;
+use crate::grant::ProxyGrant;
+use crate::http::body::{End, Progress};
+use crate::http::server::{Reply, problem};
+use crate::registry::Registry;
+use crate::secret::Fingerprint;
+
+/// Passes a request on and its answer back.
+pub(super) async fn pass(
+    daemon: &Arc<Daemon>,
+    listener: &str,
+    peer: &Peer,
+    grant: &ProxyGrant,
+    request: Request<Incoming>,
+) -> Reply {
+    let mut record = Record::new(daemon, listener, peer);
+    let passed = daemon.proxy().pass(grant, request).await;
+    (record.registry, record.access) = (passed.registry, Some(passed.access));
+    (record.token, record.identity, record.uploaded) = (passed.token, passed.identity, passed.uploaded);
+    match passed.answer {
+        Ok(answer) => {
+            daemon.passed.fetch_add(1, Ordering::Relaxed);
+            record.status = Some(answer.status().as_u16());
+            answer.map(|body| body.at_end(move |end| record.close(end)))
+        }
+        Err(failure) => {
+            record.verdict = failure.one_line();
+            problem(&failure)
+        }
+    }
+}
+
+/// What the line will say. Dropping it writes it.
+struct Record {
+    daemon: Arc<Daemon>,
+    listener: String,
+    peer: Peer,
+    registry: Option<Registry>,
+    access: Option<Access>,
+    token: Option<Fingerprint>,
+    identity: Option<String>,
+    uploaded: Option<Progress>,
+    status: Option<u16>,
+    bytes: Option<u64>,
+    verdict: String,
+}
+
+impl Record {
+    fn new(daemon: &Arc<Daemon>, listener: &str, peer: &Peer) -> Self {
+        Self {
+            daemon: Arc::clone(daemon),
+            listener: listener.to_owned(),
+            peer: peer.clone(),
+            registry: None,
+            access: None,
+            token: None,
+            identity: None,
+            uploaded: None,
+            status: None,
+            bytes: None,
+            verdict: "the peer went away before there was an answer".to_owned(),
+        }
+    }
+
+    fn close(mut self, end: End) {
+        self.bytes = Some(end.moved);
+        self.verdict = if end.whole { "passed" } else { "broken off" }.to_owned();
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.daemon.passed_bytes.fetch_add(self.bytes.unwrap_or(0), Ordering::Relaxed);
+        // An idle time begins with the end of a download.
+        self.daemon.note_request();
+        self.daemon.log.audit(&Line {
+            time: rfc3339(self.daemon.clock.now()),
+            registry: self.registry.as_ref().map(|registry| registry.host.as_str()),
+            repository: self.registry.as_ref().and_then(Registry::repository_name),
+            form: "proxy",
+            access: self.access.map(Access::word),
+            verdict: &self.verdict,
+            status: self.status,
+            bytes: self.bytes,
+            uploaded: self.uploaded.as_ref().map(Progress::moved),
+            identity: self.identity.as_deref(),
+            token: self.token.map(|token| token.to_string()),
+            ..Line::of(&self.listener, Some(&self.peer))
+        });
+    }
+}

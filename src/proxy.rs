@@ -1,0 +1,305 @@
+//! Authenticated pass-through: a request for `/registry/HOST/PATH` is made at `https://HOST/PATH` with the token that
+//! its sender never sees, and the answer comes back as it is.
+//!
+//! It guarantees that a token goes only to the registry that was checked, over TLS, and that a request stays within its
+//! grant: repository and method are decided before anything is sent, and what is sent is what was checked. It never
+//! decodes, caches or rewrites a body, and never holds more of one than a buffer.
+//!
+//! Status codes pass, but for one: a 401 says that *our* token was refused, which nobody behind us can mend, and pip
+//! would ask a person for a password. It renews the token once; if that is refused as well, the answer is a problem
+//! document with status 502. A 403 is the registry's word on what the identity may do, and passes.
+
+pub mod headers;
+pub mod redirect;
+pub mod target;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hyper::body::{Body as HttpBody, Bytes};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use hyper::{Method, Request, Response, StatusCode};
+use thiserror::Error;
+
+use self::redirect::{Hop, RedirectFault};
+use self::target::Target;
+use crate::ask::Access;
+use crate::error::{Failure, Fault, Kind};
+use crate::grant::ProxyGrant;
+use crate::http::body::{Body, BoxError, Progress};
+use crate::http::client::HttpClient;
+use crate::http::stream::Download;
+use crate::registry::request::is_version_check;
+use crate::registry::{Format, Hosts, Registry};
+use crate::secret::{AccessToken, Fingerprint};
+
+/// What a token is wanted for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub registry: Registry,
+    pub access: Access,
+    /// The registry has just refused this one.
+    pub refused: Option<Fingerprint>,
+}
+
+/// Where tokens come from: the broker, by a closure. It has a deadline of its own.
+pub type Tokens = Arc<dyn Fn(Wanted) -> TokenFuture + Send + Sync>;
+pub type TokenFuture = Pin<Box<dyn Future<Output = Result<AccessToken, Failure>> + Send>>;
+
+/// Makes requests in the place of others. Cheap to clone.
+#[derive(Clone)]
+pub struct Proxy {
+    http: HttpClient,
+    hosts: Arc<Hosts>,
+    tokens: Tokens,
+    /// Where files may be sent on to, beside Cloud Storage.
+    redirect_hosts: Arc<[String]>,
+}
+
+/// What became of a request, for its sender and for the audit line.
+#[derive(Debug)]
+pub struct Passed {
+    /// Absent where the target leads to none.
+    pub registry: Option<Registry>,
+    pub access: Access,
+    /// The token that was used last, without its secret.
+    pub token: Option<Fingerprint>,
+    pub identity: Option<String>,
+    /// What is taken of an upload's body.
+    pub uploaded: Option<Progress>,
+    pub answer: Result<Response<Body>, Failure>,
+}
+
+/// Why a request was not passed on, or its answer not back.
+#[derive(Debug, Error)]
+pub enum ProxyFault {
+    /// One of the methods that no package client needs.
+    #[error("{0} requests are not passed on")]
+    Method(String),
+    /// A download with a body, which servers read in two ways.
+    #[error("a {0} request carries no body")]
+    Body(String),
+    /// The registry does not take the token, nor the next one.
+    #[error("{host} refuses the token{}", identity.as_deref().map(|it| format!(" of {it}")).unwrap_or_default())]
+    Unauthorized { host: String, identity: Option<String> },
+    /// The registry refused the token after the body of an upload had begun.
+    #[error("{host} refused the token in the middle of an upload")]
+    Interrupted { host: String },
+}
+
+impl Fault for ProxyFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Method(_) => Kind::Refused,
+            Self::Body(_) => Kind::Usage,
+            Self::Unauthorized { .. } | Self::Interrupted { .. } => Kind::Upstream,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unauthorized { .. } => Some("run `valetkey doctor` where the daemon runs".to_owned()),
+            Self::Interrupted { .. } => Some("upload again: the token has been renewed".to_owned()),
+            Self::Method(_) | Self::Body(_) => None,
+        }
+    }
+}
+
+impl Proxy {
+    #[must_use]
+    pub fn new(http: HttpClient, hosts: Hosts, tokens: Tokens, redirect_hosts: Vec<String>) -> Self {
+        Self { http, hosts: Arc::new(hosts), tokens, redirect_hosts: redirect_hosts.into() }
+    }
+
+    /// Makes one request within a grant. Its target is the path and query from `/registry/` on.
+    pub async fn pass<B>(&self, grant: &ProxyGrant, request: Request<B>) -> Passed
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let access = access_of(request.method());
+        let mut passed = Passed {
+            registry: None,
+            access: access.unwrap_or(Access::Write),
+            token: None,
+            identity: None,
+            uploaded: None,
+            answer: Ok(Response::new(Body::empty())),
+        };
+        passed.answer = self.answer(grant, access, request, &mut passed).await;
+        passed
+    }
+
+    async fn answer<B>(
+        &self,
+        grant: &ProxyGrant,
+        access: Option<Access>,
+        request: Request<B>,
+        passed: &mut Passed,
+    ) -> Result<Response<Body>, Failure>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let (head, body) = request.into_parts();
+        // A target in absolute form has a host of its own, which nobody has checked.
+        let path = head.uri.path_and_query().filter(|_| head.uri.authority().is_none());
+        let target = Target::parse(path.map_or("", |path| path.as_str()), &self.hosts)?;
+        let registry = passed.registry.insert(target.registry.clone());
+        let access = access.ok_or_else(|| ProxyFault::Method(head.method.to_string()))?;
+        if is_version_check(registry.format, target.uri.path()) {
+            return version(grant, registry, access);
+        }
+        grant.check(registry, access)?;
+        self.check_mount(grant, &target)?;
+
+        let body = if body.is_end_stream() {
+            None
+        } else if access == Access::Read {
+            return Err(ProxyFault::Body(head.method.to_string()).into());
+        } else {
+            Some(Body::stream(body))
+        };
+        passed.uploaded = body.as_ref().and_then(Body::progress);
+        let errand = Errand { method: head.method, headers: headers::of_request(&head.headers), access };
+        let (mut head, download) = self.run(&target, &errand, body, passed).await?.into_parts();
+        head.headers = headers::of_answer(&head.headers);
+        head.extensions.clear();
+        Ok(Response::from_parts(head, Body::stream(download)))
+    }
+
+    /// Sends the request, and sends it on.
+    async fn run(
+        &self,
+        target: &Target,
+        errand: &Errand,
+        mut body: Option<Body>,
+        passed: &mut Passed,
+    ) -> Result<Response<Download>, Failure> {
+        let wanted = Wanted { registry: target.registry.clone(), access: errand.access, refused: None };
+        let mut token = passed.note((self.tokens)(wanted.clone()).await?);
+        let mut hop = Hop { uri: target.uri.clone(), with_token: true };
+        let repeatable = body.is_none();
+        let (mut renewed, mut hops) = (false, 0);
+        loop {
+            let sent = hop.with_token.then_some(&token);
+            let request = errand.request(&hop, sent, body.take())?;
+            let answer = self.http.stream(request, sent.map(|token| token.fingerprint)).await?;
+            if answer.status() == StatusCode::UNAUTHORIZED && hop.with_token {
+                let host = target.registry.host.clone();
+                let refused = ProxyFault::Unauthorized { host: host.clone(), identity: token.identity.clone() };
+                if renewed {
+                    return Err(refused.into());
+                }
+                answer.into_body().drain().await;
+                let again = Wanted { refused: Some(token.fingerprint), ..wanted.clone() };
+                let next = passed.note((self.tokens)(again).await?);
+                if next.fingerprint == token.fingerprint {
+                    return Err(refused.into());
+                }
+                if !repeatable {
+                    return Err(ProxyFault::Interrupted { host }.into());
+                }
+                (token, renewed) = (next, true);
+                continue;
+            }
+            let location = answer.headers().get(LOCATION);
+            let Some(location) = location.filter(|_| is_redirect(answer.status()) && errand.is_followed())
+            else {
+                return Ok(answer);
+            };
+            hops += 1;
+            if hops > redirect::MOST {
+                return Err(RedirectFault::Endless { from: target.registry.host.clone() }.into());
+            }
+            hop = redirect::follow(&hop, location, &self.redirect_hosts)?;
+            answer.into_body().drain().await;
+        }
+    }
+
+    /// A docker client may ask for a layer of another repository to be mounted in its own: that reads it.
+    fn check_mount(&self, grant: &ProxyGrant, target: &Target) -> Result<(), Failure> {
+        let query = target.uri.query().filter(|_| target.registry.format == Format::Docker).unwrap_or_default();
+        for (_, from) in url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "from") {
+            let path = format!("/v2/{from}/blobs/x");
+            let other = Target::parse(&format!("{}{}{path}", target::PREFIX, target.registry.host), &self.hosts);
+            let registry = other.ok().filter(|other| other.uri.path() == path).map(|other| other.registry);
+            let registry = registry.ok_or_else(|| {
+                Failure::new(Kind::Refused, "the repository to mount from is not one that can be granted")
+            })?;
+            grant.check(&registry, Access::Read)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
+impl Passed {
+    fn note(&mut self, token: AccessToken) -> AccessToken {
+        (self.token, self.identity) = (Some(token.fingerprint), token.identity.clone());
+        token
+    }
+}
+
+/// What stays the same from one hop to the next.
+struct Errand {
+    method: Method,
+    headers: HeaderMap,
+    access: Access,
+}
+
+impl Errand {
+    fn request(
+        &self,
+        hop: &Hop,
+        token: Option<&AccessToken>,
+        body: Option<Body>,
+    ) -> Result<Request<Body>, Failure> {
+        let unsendable = || Failure::new(Kind::Local, "the request cannot be sent on");
+        let mut request = Request::new(body.unwrap_or_else(Body::empty));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = hop.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        if let Some(token) = token {
+            let value = headers::bearer(&token.secret).ok_or_else(unsendable)?;
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Ok(request)
+    }
+
+    /// An upload that is sent elsewhere is none any more: its sender has to know.
+    fn is_followed(&self) -> bool {
+        self.access == Access::Read
+    }
+}
+
+fn access_of(method: &Method) -> Option<Access> {
+    match *method {
+        Method::GET | Method::HEAD => Some(Access::Read),
+        Method::POST | Method::PUT | Method::PATCH | Method::DELETE => Some(Access::Write),
+        _ => None,
+    }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// The answer to a docker client's first question, whether this is a registry and wants to know who asks: no. It is
+/// about no repository, so no token has to go anywhere for it.
+fn version(grant: &ProxyGrant, registry: &Registry, access: Access) -> Result<Response<Body>, Failure> {
+    if access == Access::Write || !grant.reaches(&registry.host) {
+        let text = format!("no repository of {} is granted here", registry.host);
+        return Err(Failure::new(Kind::Refused, text));
+    }
+    let mut answer = Response::new(Body::full("{}"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let version = HeaderName::from_static("docker-distribution-api-version");
+    answer.headers_mut().insert(version, HeaderValue::from_static("registry/2.0"));
+    Ok(answer)
+}
