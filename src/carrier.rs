@@ -1,3 +1,5 @@
 //! How bytes reach the daemon.
 
+pub mod agent;
+pub mod frame;
 pub mod unix;
