@@ -211,9 +211,12 @@ impl Conversation {
         Ok(())
     }
 
-    /// An exchange has got no answer.
+    /// An exchange has got no answer. The next ones carry less: it may have been too much for the life of a
+    /// connection.
     pub(super) fn lose(&mut self, number: u64) {
         self.under_way.retain(|other| other.number != number);
+        self.reply_size = (self.reply_size / 2).max(FIRST_FRAME);
+        self.request_size = (self.request_size / 2).max(FIRST_FRAME);
         self.is_torn = true;
         // What it would have told the daemon is to be told again.
         self.acknowledged = 0;
