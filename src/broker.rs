@@ -70,14 +70,20 @@ impl<U: Upstream> Broker<U> {
         result
     }
 
-    /// A token for a request that is made in the place of somebody else, with the identity that decides where an ask
-    /// names nothing. `refused` is the one that the registry has just refused.
+    /// A token for a request that is made in the place of somebody else, with the identity that decides for that
+    /// registry where an ask names nothing. `refused` is the one that the registry has just refused.
     ///
     /// # Errors
     /// When there is no token within the time of an ask.
-    pub async fn token(&self, access: Access, refused: Option<Fingerprint>) -> Result<AccessToken, Failure> {
+    pub async fn token(
+        &self,
+        registry: &Registry,
+        access: Access,
+        refused: Option<Fingerprint>,
+    ) -> Result<AccessToken, Failure> {
         let until = Instant::now() + Ask::LONGEST;
-        let key = Key { named: self.cache.upstream().deciding(None, None), access };
+        let named = self.cache.upstream().deciding(&Ask::new(""), Some(registry));
+        let key = Key { named, access };
         let minted = match refused {
             None => self.cache.token(key, None, until).await,
             Some(refused) => self.cache.token_in_place_of(key, refused, until).await,

@@ -142,7 +142,7 @@ impl From<Loaded> for Current {
         let asked = Arc::clone(&broker);
         let tokens = Arc::new(move |wanted: Wanted| -> TokenFuture {
             let broker = Arc::clone(&asked);
-            Box::pin(async move { broker.token(wanted.access, wanted.refused).await })
+            Box::pin(async move { broker.token(&wanted.registry, wanted.access, wanted.refused).await })
         });
         Self { broker, proxy: Proxy::new(http, hosts, tokens, loaded.redirect_hosts) }
     }

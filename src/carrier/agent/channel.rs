@@ -1,0 +1,415 @@
+//! The client's end for a program with a runtime: finds the socket, and opens streams on it.
+//!
+//! Each stream has connections of its own, at most two, and a task that makes its exchanges. A connection is
+//! replaced before buildah would cut it; one that is cut all the same is replaced too, and the exchange repeated.
+//! Nothing is asked while nobody waits for an answer.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::AgentFault;
+use super::conversation::{Conversation, Exchange};
+use super::once::{ANSWER_SLACK, LAST_ANSWER, MOST_AGE, TRANSIT, Trouble, is_ours, random_name, read_answer};
+use super::wire;
+use crate::carrier::frame::{Reply, Status};
+use crate::environment::Environment;
+
+/// A way to the daemon: the path of an agent's socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentChannel {
+    path: PathBuf,
+}
+
+impl AgentChannel {
+    /// Looks for a socket whose agent lists our identity: the one that `SSH_AUTH_SOCK` names, then those that
+    /// BuildKit and buildah mount. Blocks for half a second with each one that does not answer.
+    #[must_use]
+    pub fn find(environment: &Environment) -> Option<Self> {
+        Self::find_with(environment, Path::new(MOUNTS))
+    }
+
+    /// The same with another directory in the place of BuildKit's.
+    #[must_use]
+    pub fn find_with(environment: &Environment, mounts: &Path) -> Option<Self> {
+        let named = environment.path("SSH_AUTH_SOCK");
+        let mounted = mounted(mounts).into_iter().filter(|path| Some(path) != named.as_ref());
+        let mut candidates = named.clone().into_iter().chain(mounted);
+        candidates.find(|path| is_ours(path, PATIENCE)).map(Self::at)
+    }
+
+    /// A channel whose path is known.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a stream. The daemon hears of it with the first bytes that are written. Needs a runtime around it.
+    ///
+    /// # Errors
+    /// When the system has no random bytes.
+    pub fn open(&self) -> Result<AgentStream, AgentFault> {
+        let state = State {
+            conversation: Conversation::new(random_name()?),
+            is_reading: false,
+            is_dropped: false,
+            hush: None,
+            pause: SHORTEST_PAUSE,
+            fault: None,
+            reader: None,
+            writer: None,
+        };
+        let shared = Arc::new(Shared {
+            path: self.path.clone(),
+            state: Mutex::new(state),
+            work: Notify::new(),
+            dropped: Notify::new(),
+        });
+        // Ends by itself soon after the stream is dropped.
+        tokio::spawn(Arc::clone(&shared).drive());
+        Ok(AgentStream(shared))
+    }
+}
+
+/// One stream to the daemon. Its errors carry an [`AgentFault`].
+#[derive(Debug)]
+pub struct AgentStream(Arc<Shared>);
+
+impl AsyncRead for AgentStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = self.0.lock();
+        if let Some(bytes) = state.conversation.read(buffer.remaining()) {
+            buffer.put_slice(&bytes);
+            state.is_reading = false;
+            if state.conversation.reads_ahead() {
+                self.0.work.notify_waiters();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if state.conversation.is_at_end() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(fault) = &state.fault {
+            return Poll::Ready(Err(fault.clone().into()));
+        }
+        state.reader = Some(context.waker().clone());
+        if !state.is_reading {
+            state.is_reading = true;
+            self.0.work.notify_waiters();
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for AgentStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.0.lock();
+        if let Some(fault) = &state.fault {
+            return Poll::Ready(Err(fault.clone().into()));
+        }
+        if state.conversation.is_finishing() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let written = state.conversation.write(bytes);
+        if written == 0 && !bytes.is_empty() {
+            state.writer = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        drop(state);
+        self.0.work.notify_waiters();
+        Poll::Ready(Ok(written))
+    }
+
+    /// Written bytes are on their way by themselves.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().conversation.finish();
+        self.0.work.notify_waiters();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for AgentStream {
+    fn drop(&mut self) {
+        self.0.lock().is_dropped = true;
+        self.0.dropped.notify_waiters();
+        self.0.work.notify_waiters();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    state: Mutex<State>,
+    /// There may be something to do.
+    work: Notify,
+    dropped: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    conversation: Conversation,
+    is_reading: bool,
+    is_dropped: bool,
+    /// Nothing is asked before then: others wait on the same connection.
+    hush: Option<Instant>,
+    pause: Duration,
+    fault: Option<AgentFault>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Shared {
+    /// Makes exchanges until the stream is dropped, and then the one that says so.
+    async fn drive(self: Arc<Self>) {
+        tokio::join!(self.work(true), self.work(false));
+        let closing = {
+            let mut state = self.lock();
+            let is_due = state.fault.is_none() && state.conversation.wants_closing();
+            is_due.then(|| state.conversation.closing())
+        };
+        if let Some(closing) = closing {
+            // One try: what is not closed is dropped when it has been idle.
+            let _ = timeout(CLOSING, Line::new(&self.path).exchange(&closing)).await;
+        }
+    }
+
+    /// One of the two that make exchanges, each on its own connection. The first one also acknowledges what was
+    /// read where nothing else says so.
+    async fn work(&self, is_first: bool) {
+        let mut line = Line::new(&self.path);
+        let mut trouble = Trouble::default();
+        loop {
+            let mut work = pin!(self.work.notified());
+            work.as_mut().enable();
+            let (exchange, hush, owes) = {
+                let mut state = self.lock();
+                if state.is_dropped || state.fault.is_some() {
+                    return;
+                }
+                state.hush = state.hush.filter(|hush| Instant::now() < *hush);
+                let is_reading = state.is_reading && state.hush.is_none();
+                let exchange = state.conversation.next(is_reading, line.patience());
+                (exchange, state.hush, state.conversation.owes_acknowledgement())
+            };
+            let exchange = if let Some(exchange) = exchange {
+                exchange
+            } else {
+                let is_due = tokio::select! {
+                    () = work => false,
+                    () = sleep(ACKNOWLEDGE), if is_first && owes => true,
+                    () = sleep_until(hush.unwrap_or_else(Instant::now)), if is_first && hush.is_some() => false,
+                    () = line.grow_old() => { line.connection = None; false }
+                };
+                let mut state = self.lock();
+                if !is_due || !state.conversation.owes_acknowledgement() {
+                    continue;
+                }
+                state.conversation.acknowledgement()
+            };
+            let start = Instant::now();
+            let Some(outcome) = self.unless_dropped(line.exchange(&exchange)).await else { return };
+            let took = start.elapsed();
+            match self.settle(&exchange, outcome, took, &mut trouble) {
+                Ok(None) => trouble = Trouble::default(),
+                Ok(Some(again)) => {
+                    if self.unless_dropped(sleep(again)).await.is_none() {
+                        return;
+                    }
+                }
+                Err(fault) => return self.fail(fault),
+            }
+        }
+    }
+
+    /// Takes in what an exchange brought. A duration is how long to wait before it is tried again.
+    fn settle(
+        &self,
+        exchange: &Exchange,
+        outcome: Result<(Reply, Bytes), AgentFault>,
+        took: Duration,
+        trouble: &mut Trouble,
+    ) -> Result<Option<Duration>, AgentFault> {
+        let mut state = self.lock();
+        if outcome.as_ref().is_ok_and(|(_, bytes)| !bytes.is_empty()) {
+            state.pause = SHORTEST_PAUSE;
+        } else if exchange.hold > HURRIED && took < exchange.hold / 2 {
+            state.hush = Some(Instant::now() + state.pause);
+            state.pause = (state.pause * 2).min(LONGEST_PAUSE);
+        }
+        let (fault, is_worth_it) = match outcome {
+            Ok((reply, bytes)) => match state.conversation.absorb(exchange.number, &reply, bytes) {
+                Ok(()) => {
+                    let wakers = [state.reader.take(), state.writer.take()];
+                    drop(state);
+                    wakers.into_iter().flatten().for_each(Waker::wake);
+                    self.work.notify_waiters();
+                    return Ok(None);
+                }
+                Err(status) => (AgentFault::of_status(status, self.path.clone()), status == Status::Full),
+            },
+            Err(fault) => {
+                state.conversation.lose(exchange.number);
+                let is_worth_it = !matches!(fault, AgentFault::Nonsense { .. });
+                (fault, is_worth_it)
+            }
+        };
+        drop(state);
+        trouble.next(fault, is_worth_it).map(Some)
+    }
+
+    fn fail(&self, fault: AgentFault) {
+        let mut state = self.lock();
+        state.fault.get_or_insert(fault);
+        let wakers = [state.reader.take(), state.writer.take()];
+        drop(state);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+        self.work.notify_waiters();
+    }
+
+    /// `None` when the stream has been dropped meanwhile.
+    async fn unless_dropped<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        let mut dropped = pin!(self.dropped.notified());
+        dropped.as_mut().enable();
+        if self.lock().is_dropped {
+            return None;
+        }
+        tokio::select! {
+            done = step => Some(done),
+            () = dropped => None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is replaced before it is cut.
+struct Line<'a> {
+    path: &'a Path,
+    connection: Option<(UnixStream, Instant)>,
+}
+
+impl<'a> Line<'a> {
+    fn new(path: &'a Path) -> Self {
+        Self { path, connection: None }
+    }
+
+    /// How long an answer may be held on this connection.
+    fn patience(&mut self) -> Duration {
+        let age = self.connection.as_ref().map_or(Duration::ZERO, |(_, born)| born.elapsed());
+        if age > MOST_AGE {
+            self.connection = None;
+            return LAST_ANSWER;
+        }
+        LAST_ANSWER.saturating_sub(age)
+    }
+
+    /// Until the connection is too old to be used again; for ever where there is none.
+    async fn grow_old(&self) {
+        match &self.connection {
+            Some((_, born)) => sleep_until(*born + MOST_AGE).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn exchange(&mut self, exchange: &Exchange) -> Result<(Reply, Bytes), AgentFault> {
+        // Taken out: a connection on which an exchange was given up is out of step.
+        let kept = self.connection.take();
+        let whole = async {
+            let (mut socket, born) = match kept {
+                Some(kept) => kept,
+                None => (UnixStream::connect(self.path).await?, Instant::now()),
+            };
+            socket.write_all(&exchange.message).await?;
+            let (kind, answer) = read_message(&mut socket, exchange.want + ANSWER_SLACK).await?;
+            io::Result::Ok((socket, born, kind, answer))
+        };
+        let outcome = timeout(exchange.hold + TRANSIT, whole).await.map_err(io::Error::from);
+        let broken =
+            |error: io::Error| AgentFault::Broken { path: self.path.to_owned(), problem: error.to_string() };
+        let (socket, born, kind, answer) = outcome.and_then(|outcome| outcome).map_err(broken)?;
+        let answer = read_answer(self.path, kind, answer, exchange.want)?;
+        self.connection = Some((socket, born));
+        Ok(answer)
+    }
+}
+
+/// Reads one message: its type and the rest.
+async fn read_message(socket: &mut UnixStream, longest: usize) -> io::Result<(u8, Vec<u8>)> {
+    // A short answer is there in one piece.
+    let mut message = Vec::with_capacity(FIRST_READ);
+    while message.len() < wire::MESSAGE_HEAD {
+        more(socket, &mut message).await?;
+    }
+    let head = *message.first_chunk().ok_or(io::ErrorKind::InvalidData)?;
+    let (length, kind) = wire::message_head(head)
+        .filter(|(length, _)| *length <= longest)
+        .ok_or_else(|| io::Error::other("its answer is too long"))?;
+    message.drain(..wire::MESSAGE_HEAD);
+    message.reserve_exact(length.saturating_sub(message.len()));
+    while message.len() < length {
+        more(socket, &mut message).await?;
+    }
+    if message.len() > length {
+        return Err(io::Error::other("it says more than it was asked"));
+    }
+    Ok((kind, message))
+}
+
+async fn more(socket: &mut UnixStream, message: &mut Vec<u8>) -> io::Result<()> {
+    match socket.read_buf(message).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+/// BuildKit's and buildah's mounts, in the order of their numbers.
+fn mounted(directory: &Path) -> Vec<PathBuf> {
+    let number = |entry: &std::fs::DirEntry| -> Option<u32> {
+        entry.file_name().to_str()?.strip_prefix("ssh_agent.")?.parse().ok()
+    };
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries.filter_map(|entry| Some((number(&entry)?, entry.path()))).collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Where BuildKit and buildah mount an agent for which a step names no target.
+const MOUNTS: &str = "/run/buildkit";
+/// An agent answers from its memory. What is no agent at all may never answer.
+const PATIENCE: Duration = Duration::from_millis(500);
+const FIRST_READ: usize = 4 << 10;
+/// So long after the last bytes were read the daemon hears of it, where nothing else is said.
+const ACKNOWLEDGE: Duration = Duration::from_millis(200);
+const CLOSING: Duration = Duration::from_secs(2);
+/// An empty answer to what might have been held this long, and was not.
+const HURRIED: Duration = Duration::from_millis(40);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(40);

@@ -1,0 +1,457 @@
+//! The daemon's end of the carrier: an agent with one key that signs nothing, and behind it the streams.
+//!
+//! Streams belong to one listener and one uid: a name that another one uses is unknown here, like one that nobody
+//! uses. An exchange goes on over any connection of the same uid. Connections are never closed for being idle,
+//! since buildah dials once for a whole step; a message that has begun has to end soon.
+//!
+//! Nothing is read into memory that has no room there: the bytes of a request go into their stream as they come.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::budget::{Admission, Budget, Gauge, Share};
+use super::stream::{CarriedStream, Shared, Taken};
+use super::wire::{self, Sign};
+use crate::carrier::frame::{FrameFault, Reply, Request, Status, StreamId};
+
+/// Serves the agent protocol on the connections of one listener. `P` is what the daemon knows about a peer; each
+/// stream comes with that of the connection which opened it.
+#[derive(Debug)]
+pub struct AgentServer<P> {
+    table: Arc<Table>,
+    new: mpsc::UnboundedSender<(CarriedStream, P)>,
+}
+
+/// The new streams of one listener. Somebody has to wait on it all the time: it drops idle streams as well.
+#[derive(Debug)]
+pub struct Incoming<P> {
+    table: Arc<Table>,
+    new: mpsc::UnboundedReceiver<(CarriedStream, P)>,
+}
+
+impl<P> AgentServer<P> {
+    /// An agent for one listener, within a budget that all listeners share.
+    #[must_use]
+    pub fn new(budget: &Arc<Budget>) -> (Self, Incoming<P>) {
+        // As many streams may wait as there may be: the budget bounds it.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let table = Arc::new(Table {
+            budget: Arc::clone(budget),
+            streams: Mutex::default(),
+            is_ending: AtomicBool::new(false),
+        });
+        let incoming = Incoming { table: Arc::clone(&table), new: receiver };
+        (Self { table, new: sender }, incoming)
+    }
+
+    /// Opens no more streams. The ones that are there go on.
+    pub fn refuse_new(&self) {
+        self.table.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// How many streams are open.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.table.lock().open()
+    }
+
+    /// Serves one connection until the peer closes it or breaks the protocol. It may be dropped at any time; the
+    /// streams stay.
+    pub async fn serve_connection<S>(&self, connection: S, uid: u32, peer: P)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        P: Clone,
+    {
+        let connection = BufReader::with_capacity(READ_BUFFER, connection);
+        let mut line = Line { server: self, connection, uid, peer, carried: None, is_shared: false };
+        // Every error here is the peer's, or the end of the connection.
+        while line.message().await.is_ok() {}
+    }
+}
+
+impl<P> Clone for AgentServer<P> {
+    fn clone(&self) -> Self {
+        Self { table: Arc::clone(&self.table), new: self.new.clone() }
+    }
+}
+
+impl<P> Incoming<P> {
+    /// The next stream; `None` when the server and all its connections are gone.
+    pub async fn accept(&mut self) -> Option<(CarriedStream, P)> {
+        loop {
+            // At rest there are no streams, and nothing wakes up.
+            let is_empty = self.table.lock().known.is_empty();
+            tokio::select! {
+                new = self.new.recv() => return new,
+                () = sleep_until(Instant::now() + self.table.sweep_interval()), if !is_empty => self.table.sweep(),
+            }
+        }
+    }
+}
+
+/// One connection.
+struct Line<'a, S, P> {
+    server: &'a AgentServer<P>,
+    connection: BufReader<S>,
+    uid: u32,
+    peer: P,
+    carried: Option<StreamId>,
+    /// It has carried more than one stream: others may be waiting behind a reply.
+    is_shared: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
+    /// Answers one message.
+    async fn message(&mut self) -> io::Result<()> {
+        if self.connection.fill_buf().await?.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (length, kind) = soon(self.head()).await?;
+        match kind {
+            wire::SIGN_REQUEST if (wire::SIGN_HEAD..=wire::LARGEST_MESSAGE).contains(&length) => {
+                let mut head = [0; wire::SIGN_HEAD];
+                soon(self.connection.read_exact(&mut head)).await?;
+                match Sign::parse(&head, length) {
+                    Some(sign) => self.exchange(sign).await,
+                    None => self.answer(length - head.len(), &wire::failure()).await,
+                }
+            }
+            wire::REQUEST_IDENTITIES if length == 0 => self.answer(0, &wire::identities_answer()).await,
+            _ => self.answer(length, &wire::failure()).await,
+        }
+    }
+
+    async fn head(&mut self) -> io::Result<(usize, u8)> {
+        let mut head = [0; wire::MESSAGE_HEAD];
+        self.connection.read_exact(&mut head).await?;
+        wire::message_head(head)
+            .filter(|(length, _)| *length <= wire::LONGEST_MESSAGE)
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Skips the rest of a message and answers it.
+    async fn answer(&mut self, rest: usize, answer: &[u8]) -> io::Result<()> {
+        self.skip(rest).await?;
+        soon(self.connection.write_all(answer)).await
+    }
+
+    async fn skip(&mut self, mut rest: usize) -> io::Result<()> {
+        while rest > 0 {
+            let some = soon(self.some()).await?.len().min(rest);
+            self.connection.consume(some);
+            rest -= some;
+        }
+        Ok(())
+    }
+
+    /// What has arrived, at least a byte.
+    async fn some(&mut self) -> io::Result<&[u8]> {
+        let some = self.connection.fill_buf().await?;
+        if some.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(some) }
+    }
+
+    async fn exchange(&mut self, sign: Sign) -> io::Result<()> {
+        let found = sign.frame.map_err(|fault| match fault {
+            FrameFault::Version(_) => Status::Version,
+            FrameFault::Foreign | FrameFault::Malformed(_) => Status::Malformed,
+        });
+        let found = found.and_then(|request| Ok((request, self.stream(&request)?)));
+        let (request, stream) = match found {
+            Ok(found) => found,
+            Err(status) => {
+                let refusal = wire::sign_answer(&Reply::refusal(status), 0);
+                return self.answer(sign.carried + sign.trailing, &refusal).await;
+            }
+        };
+        let until = Instant::now() + self.hold(&request);
+        self.receive(&stream, &request, sign.carried, until).await?;
+        self.skip(sign.trailing).await?;
+        match self.attend(&stream, &request, sign.carried, until).await {
+            Ok(taken) => self.send(taken).await,
+            Err(status) => {
+                let refusal = wire::sign_answer(&Reply::refusal(status), 0);
+                soon(self.connection.write_all(&refusal)).await
+            }
+        }
+    }
+
+    fn stream(&mut self, request: &Request) -> Result<Arc<Shared>, Status> {
+        self.is_shared |= *self.carried.get_or_insert(request.stream) != request.stream;
+        if let Some(stream) = self.server.table.find(self.uid, request.stream) {
+            return Ok(stream);
+        }
+        // A stream that begins in the middle was ours once, or a daemon's before us.
+        if !request.open || request.close || request.offset > 0 || request.acknowledged > 0 {
+            return Err(Status::Unknown);
+        }
+        let (stream, is_new) = self.server.table.open(self.uid, request.stream)?;
+        if is_new {
+            let new = (CarriedStream::new(Arc::clone(&stream)), self.peer.clone());
+            self.server.new.send(new).map_err(|_| Status::Ending)?;
+        }
+        Ok(stream)
+    }
+
+    fn hold(&self, request: &Request) -> Duration {
+        let limits = &self.server.table.budget.limits;
+        request.wait.min(if self.is_shared { limits.shared_hold } else { limits.hold })
+    }
+
+    /// Hands the bytes of a request to its stream as they come. What finds no room in time is skipped: the reply
+    /// says how much was taken.
+    async fn receive(
+        &mut self,
+        stream: &Shared,
+        request: &Request,
+        carried: usize,
+        until: Instant,
+    ) -> io::Result<()> {
+        let until = until.max(Instant::now() + self.server.table.budget.limits.shared_hold);
+        let (mut offset, mut rest) = (request.offset, carried);
+        while rest > 0 {
+            let arrived = soon(self.some()).await?;
+            let some = arrived.len().min(rest);
+            let is_taken = stream.push(offset, &arrived[..some], until).await;
+            self.connection.consume(some);
+            offset += some as u64;
+            rest -= some;
+            if !is_taken {
+                return self.skip(rest).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what a request asks of its stream, and waits for what it has to say.
+    async fn attend(
+        &self,
+        stream: &Shared,
+        request: &Request,
+        carried: usize,
+        until: Instant,
+    ) -> Result<Taken, Status> {
+        let table = &self.server.table;
+        if request.finish {
+            stream.finish(request.offset + carried as u64);
+        }
+        if !stream.acknowledge(request.acknowledged) {
+            return Err(Status::Malformed);
+        }
+        if request.close {
+            let last = stream.take(true, 0);
+            table.close(self.uid, request.stream);
+            return Ok(last);
+        }
+        let want = usize::try_from(request.want).unwrap_or(usize::MAX).min(table.budget.largest_reply());
+        if want > 0 {
+            stream.wait(request.fresh, 1, until).await;
+            if want > FIRST_FRAME {
+                // In bulk a frame is worth a moment: what it costs on its way does not depend on what is in it.
+                stream.wait(request.fresh, want / 2, until.min(Instant::now() + GATHER)).await;
+            } else {
+                // The application may be about to say more, or that this was all.
+                yield_now().await;
+            }
+        }
+        let taken = stream.take(request.fresh, want);
+        stream.touch();
+        if stream.is_reset() {
+            return Err(Status::Unknown);
+        }
+        if stream.is_over(LINGERING_BYTES) {
+            table.linger(self.uid, request.stream);
+        }
+        Ok(taken)
+    }
+
+    async fn send(&mut self, taken: Taken) -> io::Result<()> {
+        let Taken { offset, pieces, length, end, more, accepted } = taken;
+        let reply = Reply { status: Status::Ok, end, more, offset, accepted };
+        let head = wire::sign_answer(&reply, length);
+        timeout(SEND_TIME, self.write_all(&head, &pieces)).await?
+    }
+
+    async fn write_all(&mut self, head: &[u8], pieces: &[impl AsRef<[u8]>]) -> io::Result<()> {
+        let all: Vec<&[u8]> = std::iter::once(head).chain(pieces.iter().map(AsRef::as_ref)).collect();
+        let mut rest = all.as_slice();
+        let mut past = 0;
+        while let [first, behind @ ..] = rest {
+            if past == first.len() {
+                (rest, past) = (behind, 0);
+                continue;
+            }
+            let slices: Vec<IoSlice<'_>> = std::iter::once(&first[past..])
+                .chain(behind.iter().copied())
+                .take(MOST_SLICES)
+                .map(IoSlice::new)
+                .collect();
+            let mut written = self.connection.write_vectored(&slices).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            while let [first, behind @ ..] = rest
+                && written >= first.len() - past
+            {
+                written -= first.len() - past;
+                (rest, past) = (behind, 0);
+            }
+            past += written;
+        }
+        Ok(())
+    }
+}
+
+/// The streams of one listener.
+#[derive(Debug)]
+struct Table {
+    budget: Arc<Budget>,
+    streams: Mutex<Streams>,
+    is_ending: AtomicBool,
+}
+
+/// A stream belongs to a uid: another one's has another name.
+type Name = (u32, StreamId);
+
+#[derive(Debug, Default)]
+struct Streams {
+    known: HashMap<Name, Entry>,
+    /// The ones that are over, oldest first: their last reply may have to be repeated.
+    lingering: VecDeque<Name>,
+    peers: HashMap<u32, Arc<Share>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    stream: Arc<Shared>,
+    /// Gone when the stream lingers: then it counts no more.
+    admission: Option<Admission>,
+}
+
+impl Table {
+    fn find(&self, uid: u32, id: StreamId) -> Option<Arc<Shared>> {
+        let streams = self.lock();
+        let stream = &streams.known.get(&(uid, id))?.stream;
+        stream.touch();
+        Some(Arc::clone(stream))
+    }
+
+    fn open(&self, uid: u32, id: StreamId) -> Result<(Arc<Shared>, bool), Status> {
+        if self.is_ending.load(Ordering::Relaxed) {
+            return Err(Status::Ending);
+        }
+        let mut streams = self.lock();
+        // Two connections may open the same stream at once.
+        if let Some(entry) = streams.known.get(&(uid, id)) {
+            return Ok((Arc::clone(&entry.stream), false));
+        }
+        let share = Arc::clone(streams.peers.entry(uid).or_default());
+        let admission = Admission::new(&self.budget, &share).ok_or(Status::Full)?;
+        let (down, up) = (Gauge::new(&self.budget, &share), Gauge::new(&self.budget, &share));
+        let stream = Shared::new(down, up);
+        let entry = Entry { stream: Arc::clone(&stream), admission: Some(admission) };
+        streams.known.insert((uid, id), entry);
+        Ok((stream, true))
+    }
+
+    fn close(&self, uid: u32, id: StreamId) {
+        let closed = self.lock().remove(&(uid, id));
+        if let Some(entry) = closed {
+            entry.stream.reset();
+        }
+    }
+
+    /// Stops counting a stream that is over.
+    fn linger(&self, uid: u32, id: StreamId) {
+        let mut streams = self.lock();
+        let counted = streams.known.get_mut(&(uid, id)).and_then(|entry| entry.admission.take());
+        if counted.is_none() {
+            return;
+        }
+        streams.lingering.push_back((uid, id));
+        let oldest =
+            if streams.lingering.len() > MOST_LINGERING { streams.lingering.pop_front() } else { None };
+        let forgotten = oldest.and_then(|name| streams.known.remove(&name));
+        drop(counted);
+        streams.forget_peer(uid);
+        drop(streams);
+        drop(forgotten);
+    }
+
+    /// Drops what has been idle for too long.
+    fn sweep(&self) {
+        let now = Instant::now();
+        let mut streams = self.lock();
+        let idle: Vec<Name> = streams
+            .known
+            .iter()
+            .filter(|(_, entry)| {
+                let patience = if entry.admission.is_some() { self.budget.limits.idle } else { LINGER };
+                now.duration_since(entry.stream.last_exchange()) >= patience
+            })
+            .map(|(name, _)| *name)
+            .collect();
+        let gone: Vec<Entry> = idle.iter().filter_map(|name| streams.remove(name)).collect();
+        drop(streams);
+        for entry in gone {
+            entry.stream.reset();
+        }
+    }
+
+    fn sweep_interval(&self) -> Duration {
+        (self.budget.limits.idle / 12).max(Duration::from_millis(10))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Streams {
+    fn open(&self) -> usize {
+        self.known.len() - self.lingering.len()
+    }
+
+    /// Takes a stream out. The rest of its end needs other locks than ours.
+    fn remove(&mut self, name: &Name) -> Option<Entry> {
+        let mut entry = self.known.remove(name)?;
+        if entry.admission.take().is_none() {
+            self.lingering.retain(|lingering| lingering != name);
+        }
+        self.forget_peer(name.0);
+        Some(entry)
+    }
+
+    fn forget_peer(&mut self, uid: u32) {
+        if self.peers.get(&uid).is_some_and(|share| share.is_unused()) {
+            self.peers.remove(&uid);
+        }
+    }
+}
+
+/// What a peer has begun it has to go on with.
+async fn soon<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(MESSAGE_TIME, step).await?
+}
+
+const MESSAGE_TIME: Duration = Duration::from_secs(10);
+/// A peer that takes none of a reply for so long is gone, and the reply's memory with it.
+const SEND_TIME: Duration = Duration::from_secs(30);
+const READ_BUFFER: usize = 8 << 10;
+/// The kernel takes 1,024.
+const MOST_SLICES: usize = 256;
+/// What a client asks for before it knows that there is much.
+const FIRST_FRAME: usize = 64 << 10;
+/// So long a frame waits to be half full.
+const GATHER: Duration = Duration::from_millis(2);
+/// How long, how many and how large streams are remembered that are over.
+const LINGER: Duration = Duration::from_secs(10);
+const MOST_LINGERING: usize = 64;
+const LINGERING_BYTES: u64 = 4 << 10;
