@@ -1,48 +1,153 @@
-//! Accepts connections on one socket and serves each in a task of its own.
+//! Accepts connections on one listener and serves each in a task of its own: HTTP on a Unix socket or a loopback
+//! port, or the SSH agent's protocol, whose streams then carry HTTP.
 //!
 //! The number of connections is bounded. At the bound the oldest one on which nothing is owed makes room, so that
 //! a crowd of silent peers cannot keep a helper out; where all are busy the new one is closed, and its helper
 //! answers by itself.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::peer::Peer;
+use super::post::Post;
 use super::route::Routes;
-use super::{Bound, Daemon};
+use super::{Bound, Daemon, Socket};
+use crate::carrier::agent::{AgentServer, Incoming};
+use crate::clock::between;
 use crate::http::server::{Line, serve_connection};
 use crate::sys;
 
-/// Serves one listener until the daemon stops, then gives what is owed.
+/// Serves one listener until the daemon stops or its time is over, then gives what is owed.
 pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
-    let Ok(socket) = UnixListener::from_std(bound.socket) else {
-        tracing::error!(socket = %bound.path.display(), "cannot serve this socket");
-        return;
+    let Bound { socket, post, own } = bound;
+    let crew = Arc::new(Crew {
+        daemon: Arc::clone(&daemon),
+        routes: Routes::compile(Arc::clone(&post)),
+        lines: Lines::default(),
+    });
+    let served = match socket {
+        Socket::Unix(socket) => match UnixListener::from_std(socket) {
+            Ok(socket) => accept_all(&socket, &crew, |stream| Peer::of(stream), Crew::serve).await,
+            Err(error) => Err(error),
+        },
+        Socket::Tcp(socket) => match TcpListener::from_std(socket) {
+            Ok(socket) => accept_all(&socket, &crew, |stream| Peer::of_tcp(stream), Crew::serve).await,
+            Err(error) => Err(error),
+        },
+        Socket::Agent(socket) => match UnixListener::from_std(socket) {
+            Ok(socket) => serve_agent(&socket, &crew).await,
+            Err(error) => Err(error),
+        },
     };
-    let routes = Arc::new(Routes::compile(bound.path.display().to_string(), bound.grant));
-    let lines = Arc::new(Lines::default());
+    if let Err(error) = served {
+        tracing::error!(listener = %post.name, %error, "cannot serve");
+    }
+    if !daemon.is_draining() {
+        // Its own time is over, not the daemon's.
+        if let Some(file) = own {
+            file.remove();
+        }
+        daemon.close(&post);
+    }
+}
+
+/// An agent's connections, and the streams that come out of them.
+async fn serve_agent(socket: &UnixListener, crew: &Arc<Crew>) -> io::Result<()> {
+    let (agent, streams) = AgentServer::new(&crew.daemon.streams);
+    let mut serving = JoinSet::new();
+    serving.spawn(serve_streams(streams, Arc::clone(crew)));
+    let one = |crew: Arc<Crew>, stream: UnixStream, peer: Option<Peer>, line: Arc<Line>| {
+        let agent = agent.clone();
+        async move {
+            let Some(peer) = peer else { return };
+            tokio::select! {
+                () = agent.serve_connection(stream, peer.uid, peer) => {}
+                () = line.hung_up() => {}
+            }
+            drop(crew);
+        }
+    };
+    let served = accept_all(socket, crew, |stream| Peer::of(stream), one).await;
+    agent.refuse_new();
+    drop(agent);
+    serving.shutdown().await;
+    served
+}
+
+async fn serve_streams(mut streams: Incoming<Peer>, crew: Arc<Crew>) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = streams.accept() => match stream {
+                Some((stream, peer)) => {
+                    let crew = Arc::clone(&crew);
+                    tasks.spawn(async move { crew.http(stream, Some(&peer), &Arc::default()).await });
+                }
+                None => break,
+            },
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+}
+
+/// What accepts connections.
+trait Accept {
+    type Stream: Send + 'static;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+    async fn accept(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.accept().await?;
+        // Answers are written whole; waiting for more to send helps nobody.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+/// The loop: until the daemon stops, or the post's time is over.
+async fn accept_all<L, P, S, F>(listener: &L, crew: &Arc<Crew>, peer: P, serve: S) -> io::Result<()>
+where
+    L: Accept + Sync,
+    P: Fn(&L::Stream) -> Option<Peer>,
+    S: Fn(Arc<Crew>, L::Stream, Option<Peer>, Arc<Line>) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let daemon = &crew.daemon;
     let mut tasks = JoinSet::new();
     let mut number = 0_u64;
     let (mut most, mut calm) = (0, None);
+    let over = crew.routes.post().until().map(|until| Instant::now() + between(daemon.clock.now(), until));
     loop {
         tokio::select! {
-            accepted = socket.accept() => match accepted {
-                Ok((stream, _)) => {
+            accepted = listener.accept() => match accepted {
+                Ok(stream) => {
                     number += 1;
-                    let Some(line) = lines.open(number) else { continue };
-                    let connection = Connection {
-                        daemon: Arc::clone(&daemon),
-                        routes: Arc::clone(&routes),
-                        lines: Arc::clone(&lines),
-                        number,
-                    };
-                    tasks.spawn(connection.serve(stream, line));
+                    let Some(line) = crew.lines.open(number) else { continue };
+                    let seat = Seat::take(crew, number);
+                    let peer = peer(&stream);
+                    let serving = serve(Arc::clone(crew), stream, peer, line);
+                    tasks.spawn(async move {
+                        serving.await;
+                        drop(seat);
+                    });
                     most = most.max(tasks.len());
                     calm = None;
                 }
@@ -62,37 +167,58 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
                 calm = None;
                 sys::give_back_memory();
             }
+            () = sleep_until(over.unwrap_or_else(Instant::now)), if over.is_some() => break,
             () = daemon.stopping() => break,
         }
     }
-    drop(socket);
-    lines.hang_up();
+    crew.lines.hang_up();
     let drained = async { while tasks.join_next().await.is_some() {} };
     if timeout(DRAIN, drained).await.is_err() {
         tasks.shutdown().await;
     }
+    Ok(())
 }
 
-struct Connection {
+/// What the connections of one listener share.
+struct Crew {
     daemon: Arc<Daemon>,
-    routes: Arc<Routes>,
-    lines: Arc<Lines>,
-    number: u64,
+    routes: Routes,
+    lines: Lines,
 }
 
-impl Connection {
-    async fn serve(self, stream: UnixStream, line: Arc<Line>) {
-        self.daemon.connections.fetch_add(1, Ordering::Relaxed);
-        let peer = Peer::of(&stream);
-        serve_connection(stream, &line, |request| self.routes.answer(&self.daemon, peer.as_ref(), request))
-            .await;
+impl Crew {
+    async fn serve<S>(self: Arc<Self>, stream: S, peer: Option<Peer>, line: Arc<Line>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.http(stream, peer.as_ref(), &line).await;
+    }
+
+    async fn http<S>(&self, stream: S, peer: Option<&Peer>, line: &Arc<Line>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        serve_connection(stream, line, |request| self.routes.answer(&self.daemon, peer, request)).await;
     }
 }
 
-impl Drop for Connection {
+/// A place among the connections, given up when the value goes.
+struct Seat {
+    crew: Arc<Crew>,
+    number: u64,
+}
+
+impl Seat {
+    fn take(crew: &Arc<Crew>, number: u64) -> Self {
+        crew.daemon.connections.fetch_add(1, Ordering::Relaxed);
+        Self { crew: Arc::clone(crew), number }
+    }
+}
+
+impl Drop for Seat {
     fn drop(&mut self) {
-        self.daemon.connections.fetch_sub(1, Ordering::Relaxed);
-        self.lines.close(self.number);
+        self.crew.daemon.connections.fetch_sub(1, Ordering::Relaxed);
+        self.crew.lines.close(self.number);
     }
 }
 

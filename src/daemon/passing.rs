@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use super::Daemon;
 use super::audit::Line;
 use super::peer::Peer;
+use super::post::Post;
 use crate::ask::Access;
 use crate::clock::rfc3339;
 use crate::grant::ProxyGrant;
@@ -21,12 +22,12 @@ use crate::secret::Fingerprint;
 /// Passes a request on and its answer back.
 pub(super) async fn pass(
     daemon: &Arc<Daemon>,
-    listener: &str,
+    post: &Arc<Post>,
     peer: &Peer,
     grant: &ProxyGrant,
     request: Request<Incoming>,
 ) -> Reply {
-    let mut record = Record::new(daemon, listener, peer);
+    let mut record = Record::new(daemon, &post.name, peer);
     let passed = daemon.proxy().pass(grant, request).await;
     (record.registry, record.access) = (passed.registry, Some(passed.access));
     (record.token, record.identity, record.uploaded) = (passed.token, passed.identity, passed.uploaded);
@@ -34,11 +35,35 @@ pub(super) async fn pass(
         Ok(answer) => {
             daemon.passed.fetch_add(1, Ordering::Relaxed);
             record.status = Some(answer.status().as_u16());
-            answer.map(|body| body.at_end(move |end| record.close(end)))
+            let still = Still { post: Arc::clone(post), uid: peer.uid, record: &record }.watch();
+            answer.map(|body| body.guarded(still).at_end(move |end| record.close(end)))
         }
         Err(failure) => {
             record.verdict = failure.one_line();
             problem(&failure)
+        }
+    }
+}
+
+/// Whether an answer that is under way is still granted: a reload may have withdrawn it.
+struct Still<'a> {
+    post: Arc<Post>,
+    uid: u32,
+    record: &'a Record,
+}
+
+impl Still<'_> {
+    fn watch(self) -> impl Fn() -> bool + Send + use<> {
+        let (post, uid, access) = (self.post, self.uid, self.record.access);
+        let registry = self.record.registry.clone();
+        let first = post.terms();
+        move || {
+            let terms = post.terms();
+            Arc::ptr_eq(&terms, &first)
+                || terms.admitted.admits(uid)
+                    && registry.as_ref().zip(access).is_some_and(|(registry, access)| {
+                        terms.grant.proxy.as_ref().is_some_and(|grant| grant.check(registry, access).is_ok())
+                    })
         }
     }
 }

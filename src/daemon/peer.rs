@@ -2,6 +2,9 @@
 
 use std::os::fd::AsFd;
 
+use tokio::net::TcpStream;
+
+use crate::carrier::tcp::peer_uid;
 use crate::sys;
 
 /// A peer at the time of its connect. The program is for the audit line only: nothing is decided by it.
@@ -24,9 +27,9 @@ impl Peer {
         Some(Self { uid: peer.uid, pid: peer.pid, program: name(peer.pid), parent })
     }
 
-    /// The owner of the daemon, and nobody else: not even root, which has better ways.
+    /// Whose end of a loopback connection it is. Which process, the kernel's table does not say.
     #[must_use]
-    pub fn is_owner(&self) -> bool {
-        self.uid == sys::own_uid()
+    pub fn of_tcp(stream: &TcpStream) -> Option<Self> {
+        peer_uid(stream).map(|uid| Self { uid, pid: 0, program: None, parent: None })
     }
 }

@@ -30,6 +30,8 @@ pub struct Stream {
     body: UnsyncBoxBody<Bytes, BoxError>,
     moved: Progress,
     at_end: Option<AtEnd>,
+    /// Asked before each piece whether there may be one.
+    guard: Option<Guard>,
     /// Held until the last piece has been taken.
     owed: Option<Owed>,
 }
@@ -55,6 +57,7 @@ impl Progress {
 }
 
 type AtEnd = Box<dyn FnOnce(End) + Send>;
+type Guard = Box<dyn Fn() -> bool + Send>;
 
 impl Body {
     #[must_use]
@@ -73,7 +76,7 @@ impl Body {
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let body = body.map_err(Into::into).boxed_unsync();
-        Self::Stream(Box::new(Stream { body, moved: Progress::default(), at_end: None, owed: None }))
+        Self::Stream(Box::new(Stream { body, moved: Progress::default(), at_end: None, guard: None, owed: None }))
     }
 
     /// Calls `tell` once, when the body has ended one way or the other.
@@ -87,6 +90,18 @@ impl Body {
             }
             Self::Stream(mut stream) => {
                 stream.at_end = Some(Box::new(tell));
+                Self::Stream(stream)
+            }
+        }
+    }
+
+    /// Breaks a stream off at the first piece before which `may_go_on` says no.
+    #[must_use]
+    pub fn guarded(self, may_go_on: impl Fn() -> bool + Send + 'static) -> Self {
+        match self {
+            Self::Full(full) => Self::Full(full),
+            Self::Stream(mut stream) => {
+                stream.guard = Some(Box::new(may_go_on));
                 Self::Stream(stream)
             }
         }
@@ -133,6 +148,10 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Full(full) => Pin::new(full).poll_frame(context).map_err(|never| match never {}),
             Self::Stream(stream) => {
+                if stream.guard.as_ref().is_some_and(|may_go_on| !may_go_on()) {
+                    stream.end(false);
+                    return Poll::Ready(Some(Err("it is not granted any more".into())));
+                }
                 let poll = Pin::new(&mut stream.body).poll_frame(context);
                 match &poll {
                     Poll::Ready(Some(Ok(frame))) => {

@@ -63,6 +63,11 @@ impl Line {
     pub fn hang_up(&self) {
         self.ending.notify_one();
     }
+
+    /// Resolves when somebody hangs up, for a connection that is not HTTP.
+    pub async fn hung_up(&self) {
+        self.ending.notified().await;
+    }
 }
 
 /// Serves one connection until the peer closes it, stays silent too long, or somebody hangs up.

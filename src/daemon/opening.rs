@@ -1,0 +1,146 @@
+//! Sockets that `valetkey docker args` asks for: one a build, with a grant and an end of their own.
+//!
+//! What is open stands in a file in the private directory, so that a daemon which takes the place of another opens
+//! the same sockets again and a build in the middle goes on. The file says which repositories, never a secret.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{parse_rfc3339, rfc3339};
+use crate::config::listeners::{Terms as Written, Width};
+use crate::durable;
+use crate::error::{Failure, Kind};
+use crate::paths::read_regular;
+
+/// The body of `POST /v1/listeners`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    pub repositories: Vec<String>,
+    #[serde(default)]
+    pub write: bool,
+    #[serde(default)]
+    pub tokens: bool,
+    pub seconds: u64,
+}
+
+/// A socket that is open until a certain time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    pub path: PathBuf,
+    pub wanted: Wanted,
+    pub until: SystemTime,
+}
+
+impl Opening {
+    /// A socket of a new name in this directory.
+    ///
+    /// # Errors
+    /// When it is wanted for no time or too long, or the system gives no random numbers.
+    pub fn new(runtime: &Path, wanted: Wanted, now: SystemTime) -> Result<Self, Failure> {
+        if !(1..=LONGEST.as_secs()).contains(&wanted.seconds) {
+            return Err(Failure::new(Kind::Usage, "a socket for a build is open for a second to seven days"));
+        }
+        let mut random = [0; 8];
+        SystemRandom::new()
+            .fill(&mut random)
+            .map_err(|_| Failure::new(Kind::Local, "this machine gives no random numbers"))?;
+        let name = random.iter().fold(String::from("build-"), |name, byte| format!("{name}{byte:02x}"));
+        let until = now + Duration::from_secs(wanted.seconds);
+        Ok(Self { path: runtime.join(name + ".sock"), wanted, until })
+    }
+
+    /// The terms, in the configuration's words.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        Written {
+            repositories: self.wanted.repositories.clone(),
+            access: if self.wanted.write { Width::Write } else { Width::Read },
+            tokens: self.wanted.tokens,
+            unnarrowed: false,
+            peers: Vec::new(),
+        }
+    }
+}
+
+/// What is open, as the file says. What is over is left out.
+#[must_use]
+pub fn load(runtime: &Path, now: SystemTime) -> Vec<Opening> {
+    let text = read_regular(&file(runtime), LARGEST).unwrap_or_default();
+    let kept: Vec<Kept> = serde_json::from_str(&text).unwrap_or_default();
+    let opening = |kept: Kept| {
+        let until = parse_rfc3339(&kept.until).filter(|until| *until > now)?;
+        // Only a plain name: whatever else the file says, nothing outside of the directory is touched.
+        let plain = kept.name.strip_prefix("build-")?.strip_suffix(".sock")?;
+        plain.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| Opening {
+            path: runtime.join(&kept.name),
+            wanted: kept.wanted,
+            until,
+        })
+    };
+    kept.into_iter().filter_map(opening).collect()
+}
+
+/// Writes down what is open.
+pub fn store(runtime: &Path, openings: &[Opening]) {
+    let kept = |opening: &Opening| {
+        let name = opening.path.file_name()?.to_str()?.to_owned();
+        Some(Kept { name, wanted: opening.wanted.clone(), until: rfc3339(opening.until) })
+    };
+    let kept: Vec<_> = openings.iter().filter_map(kept).collect();
+    let text = serde_json::to_vec(&kept).unwrap_or_default();
+    if let Err(error) = durable::replace(&file(runtime), &text) {
+        tracing::warn!(%error, "a restart will not open the sockets of builds again");
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    name: String,
+    wanted: Wanted,
+    until: String,
+}
+
+fn file(runtime: &Path) -> PathBuf {
+    runtime.join("listeners.json")
+}
+
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+const LARGEST: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(seconds: u64) -> Wanted {
+        Wanted { repositories: vec!["us/acme/private".to_owned()], write: false, tokens: false, seconds }
+    }
+
+    #[test]
+    fn what_is_open_survives_the_file_until_its_end() {
+        let top = tempfile::tempdir().unwrap();
+        let now = parse_rfc3339("2026-01-02T03:04:05Z").unwrap();
+        let [short, long] = [60, 3600].map(|life| Opening::new(top.path(), wanted(life), now).unwrap());
+        assert_ne!(short.path, long.path);
+        store(top.path(), &[short.clone(), long.clone()]);
+        assert_eq!(load(top.path(), now), [short, long.clone()]);
+        assert_eq!(load(top.path(), now + Duration::from_secs(61)), [long]);
+        assert_eq!(load(top.path(), now + Duration::from_secs(3601)), []);
+    }
+
+    #[test]
+    fn a_file_that_names_another_place_is_not_followed() {
+        let top = tempfile::tempdir().unwrap();
+        let now = parse_rfc3339("2026-01-02T03:04:05Z").unwrap();
+        for name in ["../build-00.sock", "/etc/passwd", "build-../x.sock", "valetkey.sock", "build-xyz.sock"] {
+            let kept = serde_json::json!([{"name": name, "wanted": wanted(9), "until": "2026-02-02T00:00:00Z"}]);
+            std::fs::write(file(top.path()), kept.to_string()).unwrap();
+            assert_eq!(load(top.path(), now), [], "{name}");
+        }
+        assert!(Opening::new(top.path(), wanted(0), now).is_err());
+        assert!(Opening::new(top.path(), wanted(u64::MAX), now).is_err());
+    }
+}
