@@ -17,7 +17,7 @@ use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::google::accounts::{Accounts, Login};
 use crate::google::source::World;
-use crate::login::adopt::adopt;
+use crate::login::adopt::{self, adopt};
 use crate::login::{SignInFault, Step, Wish, client, sign_in};
 use crate::sys;
 use crate::vault::{Vault, Vaults};
@@ -49,12 +49,12 @@ pub(super) fn run(environment: Environment, flags: Flags) -> Result<ExitCode, Fa
     let place = Place::new(environment)?;
     let runtime = fallback::runtime()?;
     let login = if flags.adopt {
-        runtime.block_on(place.adopt(flags.remove))
+        runtime.block_on(place.adopt(None, flags.remove))
     } else {
         let client = runtime.block_on(place.oauth_client(&flags));
         match client? {
             Some(client) => runtime.block_on(place.sign_in(flags, client)),
-            None => return place.without_client(&runtime, flags.no_browser),
+            None => return place.without_client(&runtime, &flags),
         }
     };
     // The thread that waits for a paste may still wait.
@@ -95,7 +95,7 @@ impl Place {
         }
         let accounts = Accounts::load(&self.state)?;
         let until = Instant::now() + Duration::from_secs(120);
-        Ok(client::remembered(&self.vaults, &accounts, flags.account.as_deref(), until).await)
+        client::remembered(&self.vaults, &accounts, flags.account.as_deref(), until).await
     }
 
     async fn sign_in(&self, flags: Flags, client: OauthClient) -> Result<Login, SignInFault> {
@@ -120,19 +120,23 @@ impl Place {
         sign_in(&self.world, &self.vaults, &self.state, wish, pasted, &mut tell).await
     }
 
-    async fn adopt(&self, remove: bool) -> Result<Login, SignInFault> {
-        let mut tell = |step: Step<'_>| drop(show(&step));
+    async fn adopt(&self, account: Option<&str>, and_remove: bool) -> Result<Login, SignInFault> {
+        let mut spinner = None;
+        let mut tell = |step: Step<'_>| {
+            spinner = None;
+            spinner = show(&step);
+        };
         let gcloud = self.client.paths.gcloud.as_deref();
-        let choice = self.client.config.vault;
-        adopt(&self.world, &self.vaults, &self.state, gcloud, choice, remove, &mut tell).await
+        let wish = adopt::Wish { account, vault: self.client.config.vault, and_remove };
+        let adopted = adopt(&self.world, &self.vaults, &self.state, gcloud, wish, &mut tell).await;
+        if let Err(SignInFault::NotRemoved { .. }) = &adopted {
+            self.refresh_daemon();
+        }
+        adopted
     }
 
     /// Nothing says as which product to ask for consent: gcloud can ask as itself.
-    fn without_client(
-        &self,
-        runtime: &tokio::runtime::Runtime,
-        no_browser: bool,
-    ) -> Result<ExitCode, Failure> {
+    fn without_client(&self, runtime: &tokio::runtime::Runtime, flags: &Flags) -> Result<ExitCode, Failure> {
         let file = self.client.paths.gcloud.as_ref().map(|directory| directory.join(ADC));
         if file.is_some_and(|file| file.exists()) {
             return Err(no_client().with_hint(
@@ -167,14 +171,14 @@ impl Place {
         command
             .args(["auth", "application-default", "login"])
             // gcloud's own `--no-browser` needs a second gcloud where the browser is.
-            .args(no_browser.then_some("--no-launch-browser"));
+            .args(flags.no_browser.then_some("--no-launch-browser"));
         let status = sys::with_own_umask(|| command.status()).map_err(|error| {
             Failure::new(Kind::Local, format!("cannot run {}", gcloud.display())).with_cause(error)
         })?;
         if !status.success() {
             return Err(Failure::new(Kind::Refused, "gcloud did not sign in"));
         }
-        let login = runtime.block_on(self.adopt(false))?;
+        let login = runtime.block_on(self.adopt(flags.account.as_deref(), false))?;
         self.tell(&login)?;
         Ok(ExitCode::SUCCESS)
     }
