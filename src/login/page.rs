@@ -108,7 +108,11 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Begins a sentence, unless it begins with a name: an address or a host is written as it is.
 fn capital(text: &str) -> String {
+    if text.split(' ').next().is_some_and(|word| word.contains(['@', '.', ':', '/'])) {
+        return text.to_owned();
+    }
     let mut rest = text.chars();
     rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }
