@@ -21,6 +21,7 @@ mod identity;
 mod key_file;
 mod leak_hunt;
 mod login;
+mod login_attacks;
 mod network;
 mod peers;
 mod socket_directory;
