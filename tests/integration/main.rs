@@ -22,6 +22,7 @@ mod key_file;
 mod leak_hunt;
 mod login;
 mod login_attacks;
+mod login_dead;
 mod network;
 mod peers;
 mod socket_directory;
