@@ -12,9 +12,16 @@ mod harness;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
+mod attacker;
+mod attacks;
 mod browser;
 mod certificate;
+mod leaks;
+mod login;
 mod node;
 mod oidc;
+mod pages;
 mod rig;
+mod shots;
+mod sign_in;
 mod wire;

@@ -147,4 +147,5 @@ pub(crate) fn random() -> String {
 pub(crate) const CLIENT_ID: &str = "000000000000-browser.apps.googleusercontent.com";
 const EMAIL: &str = "input[type=email]";
 const ALLOW: &str = "button[value=allow]";
-const DENY: &str = "button[value=deny]";
+/// The stand-in's page words it as Google does.
+const DENY: &str = "button[value=deny], button[value=cancel]";
