@@ -6,6 +6,8 @@ import { createInterface } from "node:readline";
 /// Calls `start` with the first line; then each further line names the one of the handlers it returned in `do`.
 /// What a handler returns is the answer; what it throws is the answer `{"error": …}`.
 export async function speak(start) {
+  // What libraries have to say goes elsewhere: stdout is for answers.
+  console.log = console.info = console.debug = console.error;
   const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
   const say = (value) => process.stdout.write(`${JSON.stringify(value ?? null)}\n`);
   const { value: first } = await lines.next();

@@ -66,6 +66,8 @@ function configuration(options) {
     conformIdTokenClaims: false,
     pkce: { required: () => true },
     issueRefreshToken: async () => true,
+    // What was granted outlives the browser's session.
+    expiresWithSession: async () => false,
     rotateRefreshToken: () => options.rotate,
     ttl: {
       AccessToken: options.access_token_seconds,
