@@ -33,7 +33,6 @@ fn assert_refused(answer: &Answer, what: &str) {
 }
 
 #[test]
-#[ignore = "login"]
 fn only_the_exact_host_is_answered() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -66,7 +65,6 @@ fn only_the_exact_host_is_answered() {
 }
 
 #[test]
-#[ignore = "login"]
 fn a_code_with_a_wrong_state_is_not_taken() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -98,7 +96,6 @@ fn a_code_with_a_wrong_state_is_not_taken() {
 }
 
 #[test]
-#[ignore = "login"]
 fn only_get_on_the_exact_path_is_an_answer() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -129,7 +126,6 @@ fn only_get_on_the_exact_path_is_an_answer() {
 }
 
 #[test]
-#[ignore = "login"]
 fn a_callback_of_a_mebibyte_is_refused() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -158,7 +154,6 @@ fn a_callback_of_a_mebibyte_is_refused() {
 
 /// Nobody can bind the port beside it, and it is bound on loopback alone.
 #[test]
-#[ignore = "login"]
 fn no_process_can_share_the_port() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -191,7 +186,6 @@ fn no_process_can_share_the_port() {
 }
 
 #[test]
-#[ignore = "login"]
 fn connections_that_say_nothing_do_not_keep_the_browser_out() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -208,7 +202,6 @@ fn connections_that_say_nothing_do_not_keep_the_browser_out() {
 
 /// The same answer, many times at once: an exchange of a code that was used revokes what it gave (RFC 6749 4.1.2).
 #[test]
-#[ignore = "login"]
 fn a_replayed_code_is_exchanged_once() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -236,7 +229,6 @@ fn a_replayed_code_is_exchanged_once() {
 
 /// An attacker who has seen the address, and so the state, brings a good code of their own account.
 #[test]
-#[ignore = "login"]
 fn a_code_of_another_sign_in_is_worth_nothing_even_with_the_right_state() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     let theirs = Login::start(&sandbox, &oidc, &["--no-browser"]);
@@ -259,7 +251,6 @@ fn a_code_of_another_sign_in_is_worth_nothing_even_with_the_right_state() {
 
 /// The answer says who it is for; nobody but the token endpoint is believed.
 #[test]
-#[ignore = "login"]
 fn what_a_callback_says_of_the_account_is_not_believed() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -279,7 +270,6 @@ fn what_a_callback_says_of_the_account_is_not_believed() {
 /// An identity token that is not meant for this client, that the server did not make, or whose e-mail it does not
 /// vouch for.
 #[test]
-#[ignore = "login"]
 fn a_forged_e_mail_is_never_shown_or_kept() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     for (number, claims) in [

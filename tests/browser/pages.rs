@@ -22,7 +22,6 @@ fn scene(rules: Option<&str>) -> Option<(Sandbox, Oidc, Browser)> {
 /// A page of another origin fetches, posts, frames and loads the callback, even with the state, which it cannot
 /// know: only a navigation may bring an answer.
 #[test]
-#[ignore = "login"]
 fn a_page_of_another_origin_can_neither_answer_nor_read() {
     let Some((sandbox, oidc, browser)) = scene(Some(REBOUND)) else { return };
     let site = Site::start();
@@ -55,7 +54,6 @@ fn a_page_of_another_origin_can_neither_answer_nor_read() {
 
 /// A form posted with the very state is no answer either.
 #[test]
-#[ignore = "login"]
 fn a_posted_form_is_no_answer() {
     let Some((sandbox, oidc, browser)) = scene(None) else { return };
     let site = Site::start();
@@ -70,7 +68,6 @@ fn a_posted_form_is_no_answer() {
 
 /// The attacker's name leads to 127.0.0.1 now, so that its pages and the callback are of one origin.
 #[test]
-#[ignore = "login"]
 fn a_rebound_name_is_refused() {
     let Some((sandbox, oidc, browser)) = scene(Some(REBOUND)) else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -90,7 +87,6 @@ fn a_rebound_name_is_refused() {
 }
 
 #[test]
-#[ignore = "login"]
 fn nothing_of_the_answer_is_left_in_the_tab() {
     let Some((sandbox, oidc, browser)) = scene(None) else { return };
     let site = Site::start();

@@ -12,7 +12,6 @@ use super::node::Machine;
 use super::oidc::{Oidc, Terms, Verdict};
 
 #[test]
-#[ignore = "login"]
 fn every_page_fits_a_phone_and_a_desk_by_day_and_by_night() {
     let Some(machine) = Machine::find() else { return };
     let sandbox = Sandbox::new();

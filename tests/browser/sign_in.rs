@@ -25,7 +25,6 @@ fn scene(terms: Terms) -> Option<(Sandbox, Oidc, Browser)> {
 }
 
 #[test]
-#[ignore = "login"]
 fn who_allows_is_signed_in() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -71,7 +70,6 @@ fn who_allows_is_signed_in() {
 }
 
 #[test]
-#[ignore = "login"]
 fn a_login_survives_rotation_of_its_refresh_token() {
     let Some((sandbox, oidc, browser)) = scene(Terms { rotate: true, ..Terms::default() }) else { return };
     Login::start(&sandbox, &oidc, &[]).completes(&oidc, &browser);
@@ -90,7 +88,6 @@ fn a_login_survives_rotation_of_its_refresh_token() {
 }
 
 #[test]
-#[ignore = "login"]
 fn to_publish_both_scopes_are_asked_for_and_needed() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let login = Login::start(&sandbox, &oidc, &["--write"]);
@@ -107,7 +104,6 @@ fn to_publish_both_scopes_are_asked_for_and_needed() {
 }
 
 #[test]
-#[ignore = "login"]
 fn who_denies_is_told_so_and_nothing_is_kept() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -122,7 +118,6 @@ fn who_denies_is_told_so_and_nothing_is_kept() {
 }
 
 #[test]
-#[ignore = "login"]
 fn a_scope_left_unticked_is_named_and_nothing_is_kept() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -137,7 +132,6 @@ fn a_scope_left_unticked_is_named_and_nothing_is_kept() {
 }
 
 #[test]
-#[ignore = "login"]
 fn a_tab_with_another_state_gets_an_explanation_and_changes_nothing() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -150,7 +144,6 @@ fn a_tab_with_another_state_gets_an_explanation_and_changes_nothing() {
 
 /// Both tabs stand at the consent page; the person allows in both.
 #[test]
-#[ignore = "login"]
 fn the_same_address_completed_in_two_tabs_signs_in_once() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let login = Login::start(&sandbox, &oidc, &[]);
@@ -172,7 +165,6 @@ fn the_same_address_completed_in_two_tabs_signs_in_once() {
 
 /// A page that was left open is completed after its own login ended. Somebody else has that port by then.
 #[test]
-#[ignore = "login"]
 fn a_stale_tab_helps_nobody() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let stale = Login::start(&sandbox, &oidc, &[]);
@@ -210,7 +202,6 @@ fn a_stale_tab_helps_nobody() {
 }
 
 #[test]
-#[ignore = "login"]
 fn two_logins_at_once_do_not_mix() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let first = Login::start(&sandbox, &oidc, &[]);
@@ -232,7 +223,6 @@ fn two_logins_at_once_do_not_mix() {
 }
 
 #[test]
-#[ignore = "login"]
 fn an_address_pasted_from_another_machine_signs_in() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let mut login = Login::start(&sandbox, &oidc, &["--no-browser"]);
@@ -246,7 +236,6 @@ fn an_address_pasted_from_another_machine_signs_in() {
 
 /// Whoever is made to paste an attacker's address would push packages with the attacker's account.
 #[test]
-#[ignore = "login"]
 fn a_pasted_address_with_another_accounts_code_is_refused() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let theirs = Login::start(&sandbox, &oidc, &["--no-browser"]);
@@ -265,7 +254,6 @@ fn a_pasted_address_with_another_accounts_code_is_refused() {
 }
 
 #[test]
-#[ignore = "login"]
 fn another_account_than_the_named_one_is_refused() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     let login = Login::start(&sandbox, &oidc, &["--account", ACCOUNT]);
@@ -278,7 +266,6 @@ fn another_account_than_the_named_one_is_refused() {
 }
 
 #[test]
-#[ignore = "login"]
 fn logout_revokes_what_login_got() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
     Login::start(&sandbox, &oidc, &[]).completes(&oidc, &browser);
