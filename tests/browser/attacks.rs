@@ -12,7 +12,8 @@ use super::harness::Sandbox;
 use super::leaks::assert_nothing_leaked;
 use super::login::{ACCOUNT, Login, accounts, assert_nothing_is_kept, assert_signed_in};
 use super::node::Machine;
-use super::oidc::{Oidc, Terms, Verdict};
+use super::oidc::{CLIENT_ID, Oidc, Terms};
+use super::person::{Verdict, click_through};
 use super::wire::{Answer, connect, exchange, get};
 
 fn scene() -> Option<(Sandbox, Oidc, Browser)> {
@@ -35,7 +36,7 @@ fn assert_refused(answer: &Answer, what: &str) {
 #[test]
 fn only_the_exact_host_is_answered() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let port = login.port();
     let target = format!("/callback?code=forged&state={}", login.state());
     for host in [
@@ -67,7 +68,7 @@ fn only_the_exact_host_is_answered() {
 #[test]
 fn a_code_with_a_wrong_state_is_not_taken() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let state = login.state();
     let shorter = &state[..state.len() - 1];
     for query in [
@@ -98,7 +99,7 @@ fn a_code_with_a_wrong_state_is_not_taken() {
 #[test]
 fn only_get_on_the_exact_path_is_an_answer() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let (port, host) = (login.port(), login.host());
     let query = format!("code=forged&state={}", login.state());
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"] {
@@ -128,7 +129,7 @@ fn only_get_on_the_exact_path_is_an_answer() {
 #[test]
 fn a_callback_of_a_mebibyte_is_refused() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let (port, host, state) = (login.port(), login.host(), login.state());
     let much = "A".repeat(1 << 20);
     for (what, request) in [
@@ -156,7 +157,7 @@ fn a_callback_of_a_mebibyte_is_refused() {
 #[test]
 fn no_process_can_share_the_port() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let port = login.port();
     for address in
         [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]
@@ -170,8 +171,8 @@ fn no_process_can_share_the_port() {
     }
     // An IPv6 socket for everything may stand beside it; what it must not get is what goes to 127.0.0.1.
     let beside = TcpListener::bind((Ipv6Addr::LOCALHOST, port));
-    let target = format!("/callback?code=forged&state=guessed");
-    assert_eq!(get(port, &login.host(), &target).expect("an answer").status, 400);
+    let target = "/callback?code=forged&state=guessed";
+    assert_eq!(get(port, &login.host(), target).expect("an answer").status, 400);
     drop(beside);
 
     let listening = format!("0100007F:{port:04X} 00000000:0000 0A");
@@ -188,7 +189,7 @@ fn no_process_can_share_the_port() {
 #[test]
 fn connections_that_say_nothing_do_not_keep_the_browser_out() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let mut idle = Vec::new();
     for number in 0..40 {
         let mut stream = connect(login.port()).expect("a connection");
@@ -204,11 +205,11 @@ fn connections_that_say_nothing_do_not_keep_the_browser_out() {
 #[test]
 fn a_replayed_code_is_exchanged_once() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let (port, host) = (login.port(), login.host());
     browser.hold("one", &login.redirect());
     assert_eq!(browser.open("one", login.url.as_str()), Opened::Status(200));
-    oidc.click_through(&browser, "one", ACCOUNT, Verdict::Allow);
+    click_through(&browser, "one", ACCOUNT, Verdict::Allow);
     let held = browser.held("one");
     let target = held.strip_prefix(&format!("http://{host}")).expect("an address there");
     std::thread::scope(|scope| {
@@ -231,14 +232,14 @@ fn a_replayed_code_is_exchanged_once() {
 #[test]
 fn a_code_of_another_sign_in_is_worth_nothing_even_with_the_right_state() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
-    let theirs = Login::start(&sandbox, &oidc, &["--no-browser"]);
+    let theirs = Login::start(&sandbox, &["--no-browser"]);
     browser.hold("theirs", &theirs.redirect());
     browser.open("theirs", theirs.url.as_str());
-    oidc.click_through(&browser, "theirs", "mallory@evil.example", Verdict::Allow);
+    click_through(&browser, "theirs", "mallory@evil.example", Verdict::Allow);
     let held = browser.held("theirs").replace(&theirs.state(), "STATE");
     theirs.kill();
 
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let (_, query) = held.split_once('?').expect("a query");
     let target = format!("/callback?{}", query.replace("STATE", &login.state()));
     let answer = get(login.port(), &login.host(), &target).expect("an answer");
@@ -252,11 +253,11 @@ fn a_code_of_another_sign_in_is_worth_nothing_even_with_the_right_state() {
 /// The answer says who it is for; nobody but the token endpoint is believed.
 #[test]
 fn what_a_callback_says_of_the_account_is_not_believed() {
-    let Some((sandbox, oidc, browser)) = scene() else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let Some((sandbox, _oidc, browser)) = scene() else { return };
+    let login = Login::start(&sandbox, &[]);
     browser.hold("one", &login.redirect());
     browser.open("one", login.url.as_str());
-    oidc.click_through(&browser, "one", ACCOUNT, Verdict::Allow);
+    click_through(&browser, "one", ACCOUNT, Verdict::Allow);
     let forged = "e30.eyJlbWFpbCI6ImZvcmdlZEBldmlsLmV4YW1wbGUiLCJlbWFpbF92ZXJpZmllZCI6dHJ1ZX0.e30";
     let held = browser.held("one");
     let target = held.strip_prefix(&format!("http://{}", login.host())).expect("an address there");
@@ -274,7 +275,7 @@ fn a_forged_e_mail_is_never_shown_or_kept() {
     let Some((sandbox, oidc, browser)) = scene() else { return };
     for (number, claims) in [
         json!({"email": FORGED, "aud": "another-client.apps.googleusercontent.com"}),
-        json!({"email": FORGED, "aud": oidc_client(), "email_verified": false}),
+        json!({"email": FORGED, "aud": CLIENT_ID, "email_verified": false}),
         json!({"email": FORGED, "email_verified": true, "iss": "https://evil.example"}),
         json!({"email": "forged@evil.example\n[[login]]\naccount = \"x\"", "iss": oidc.endpoint("issuer")}),
     ]
@@ -284,9 +285,8 @@ fn a_forged_e_mail_is_never_shown_or_kept() {
         oidc.forge(&claims);
         // An account that somebody named is not met by a forged one either.
         for (tab, arguments) in [("free", &[][..]), ("named", &["--account", FORGED][..])] {
-            let login = Login::start(&sandbox, &oidc, arguments);
-            let page =
-                login.click_through(&oidc, &browser, &format!("{tab}-{number}"), ACCOUNT, Verdict::Allow);
+            let login = Login::start(&sandbox, arguments);
+            let page = login.click_through(&browser, &format!("{tab}-{number}"), ACCOUNT, Verdict::Allow);
             let run = login.end();
             assert!(tab == "free" || run.code != Some(0), "{claims}: {run:?}");
             assert!(
@@ -296,10 +296,6 @@ fn a_forged_e_mail_is_never_shown_or_kept() {
             assert!(tab == "named" || !page.text.contains("forged"), "{claims}: {page:?}");
         }
     }
-}
-
-fn oidc_client() -> &'static str {
-    super::oidc::CLIENT_ID
 }
 
 const FORGED: &str = "forged@evil.example";

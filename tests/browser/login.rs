@@ -11,7 +11,8 @@ use url::Url;
 
 use super::browser::{Browser, Opened, Page};
 use super::harness::{Run, Sandbox};
-use super::oidc::{Oidc, Verdict};
+use super::oidc::Oidc;
+use super::person::{Verdict, click_through};
 
 /// The process, from when it has printed its address on. Killed with the value.
 pub(crate) struct Login<'a> {
@@ -29,7 +30,7 @@ pub(crate) struct Login<'a> {
 impl<'a> Login<'a> {
     /// Starts it, with a browser of the desktop that only takes notes: see [`Login::notes`].
     #[track_caller]
-    pub(crate) fn start(sandbox: &'a Sandbox, oidc: &Oidc, arguments: &[&str]) -> Self {
+    pub(crate) fn start(sandbox: &'a Sandbox, arguments: &[&str]) -> Self {
         let opener = sandbox.script("opener", "#!/bin/sh\nprintf '%s\\n' \"$1\" >>\"$HOME/opened\"\n");
         let start = Instant::now();
         let mut child = sandbox
@@ -69,7 +70,7 @@ impl<'a> Login<'a> {
             start,
             url: nowhere,
         };
-        login.url = login.await_url(oidc.endpoint("authorization"));
+        login.url = login.await_url();
         login
     }
 
@@ -79,13 +80,14 @@ impl<'a> Login<'a> {
     }
 
     #[track_caller]
-    fn await_url(&mut self, endpoint: &str) -> Url {
+    fn await_url(&mut self) -> Url {
         let give_up = Instant::now() + Duration::from_secs(20);
         loop {
             let said = self.said();
             // On a line of its own, whole, to be copied from a terminal.
-            if let Some(line) = said.lines().map(str::trim).find(|line| line.starts_with(endpoint)) {
-                return Url::parse(line).expect("an address");
+            let addresses = said.lines().filter_map(|line| Url::parse(line).ok());
+            if let Some(url) = addresses.into_iter().find(|url| parameter(url, "code_challenge").is_some()) {
+                return url;
             }
             let ended = self.child.try_wait().expect("a status");
             assert!(ended.is_none() && Instant::now() < give_up, "no address: {ended:?}\n{said}");
@@ -136,14 +138,13 @@ impl<'a> Login<'a> {
     #[track_caller]
     pub(crate) fn click_through(
         &self,
-        oidc: &Oidc,
         browser: &Browser,
         tab: &str,
         account: &str,
         verdict: Verdict<'_>,
     ) -> Page {
         assert_eq!(browser.open(tab, self.url.as_str()), Opened::Status(200));
-        oidc.click_through(browser, tab, account, verdict);
+        click_through(browser, tab, account, verdict);
         browser.wait_for(tab, &format!("http://{}/", self.host()))
     }
 
@@ -170,7 +171,7 @@ impl<'a> Login<'a> {
     /// Proves that it still waits: a person signs in, and it is done. Nothing but their code was exchanged.
     #[track_caller]
     pub(crate) fn completes(self, oidc: &Oidc, browser: &Browser) -> Run {
-        let page = self.click_through(oidc, browser, "completes", ACCOUNT, Verdict::Allow);
+        let page = self.click_through(browser, "completes", ACCOUNT, Verdict::Allow);
         assert!(page.url.ends_with("/done"), "{page:?}");
         let run = self.end();
         assert_signed_in(&run, ACCOUNT);

@@ -21,6 +21,7 @@ mod login;
 mod node;
 mod oidc;
 mod pages;
+mod person;
 mod rig;
 mod shots;
 mod sign_in;

@@ -1,10 +1,9 @@
-//! A certified OAuth server in Google's place, and what a person does on its pages.
+//! A certified OAuth server in Google's place.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::browser::Browser;
 use super::certificate::Authority;
 use super::harness::Sandbox;
 use super::node::{Machine, Node};
@@ -29,15 +28,6 @@ impl Default for Terms {
     fn default() -> Self {
         Self { rotate: false, access_token_seconds: 3599 }
     }
-}
-
-/// What the person says on the consent page.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Verdict<'a> {
-    Allow,
-    /// Allow, with the tick before this scope taken away.
-    AllowBut(&'a str),
-    Deny,
 }
 
 impl Oidc {
@@ -84,32 +74,6 @@ impl Oidc {
         sandbox.write("home/.config/valetkey/config.toml", &text);
     }
 
-    /// Goes through the pages in a tab that shows one of them: who the person is, and what they say.
-    #[track_caller]
-    pub(crate) fn click_through(&self, browser: &Browser, tab: &str, account: &str, verdict: Verdict<'_>) {
-        self.sign_in(browser, tab, account);
-        self.answer(browser, tab, verdict);
-    }
-
-    /// Up to the consent page and no further.
-    #[track_caller]
-    pub(crate) fn sign_in(&self, browser: &Browser, tab: &str, account: &str) {
-        if browser.wait_any(tab, &[EMAIL, ALLOW]) == EMAIL {
-            browser.fill(tab, EMAIL, account);
-            browser.click(tab, "button");
-        }
-        browser.wait_any(tab, &[ALLOW]);
-    }
-
-    /// The consent page.
-    #[track_caller]
-    pub(crate) fn answer(&self, browser: &Browser, tab: &str, verdict: Verdict<'_>) {
-        if let Verdict::AllowBut(scope) = verdict {
-            browser.tick(tab, &format!("input[type=checkbox][value=\"{scope}\"]"), false);
-        }
-        browser.click(tab, if verdict == Verdict::Deny { DENY } else { ALLOW });
-    }
-
     /// The token requests so far: `path`, `grant_type`, `scope`, `granted`, `error`.
     pub(crate) fn requests(&self) -> Vec<Value> {
         self.log()["requests"].as_array().cloned().unwrap_or_default()
@@ -145,7 +109,3 @@ pub(crate) fn random() -> String {
 }
 
 pub(crate) const CLIENT_ID: &str = "000000000000-browser.apps.googleusercontent.com";
-const EMAIL: &str = "input[type=email]";
-const ALLOW: &str = "button[value=allow]";
-/// The stand-in's page words it as Google does.
-const DENY: &str = "button[value=deny], button[value=cancel]";

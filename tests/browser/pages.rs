@@ -8,7 +8,8 @@ use super::harness::Sandbox;
 use super::leaks::{assert_page_is_clean, assert_requests_are_clean};
 use super::login::{ACCOUNT, Login, assert_signed_in};
 use super::node::Machine;
-use super::oidc::{Oidc, Terms, Verdict};
+use super::oidc::{Oidc, Terms};
+use super::person::Verdict;
 
 fn scene(rules: Option<&str>) -> Option<(Sandbox, Oidc, Browser)> {
     let machine = Machine::find()?;
@@ -25,7 +26,7 @@ fn scene(rules: Option<&str>) -> Option<(Sandbox, Oidc, Browser)> {
 fn a_page_of_another_origin_can_neither_answer_nor_read() {
     let Some((sandbox, oidc, browser)) = scene(Some(REBOUND)) else { return };
     let site = Site::start();
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     for (tab, host) in [("address", "127.0.0.1"), ("name", "attacker.test")] {
         assert_eq!(browser.open(tab, &site.url(host)), Opened::Status(200));
         for state in ["guessed".to_owned(), login.state()] {
@@ -57,7 +58,7 @@ fn a_page_of_another_origin_can_neither_answer_nor_read() {
 fn a_posted_form_is_no_answer() {
     let Some((sandbox, oidc, browser)) = scene(None) else { return };
     let site = Site::start();
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     browser.open("evil", &site.url("127.0.0.1"));
     let form = json!({"target": login.redirect(), "code": "forged", "state": login.state()});
     browser.run("evil", FORM, &form);
@@ -70,7 +71,7 @@ fn a_posted_form_is_no_answer() {
 #[test]
 fn a_rebound_name_is_refused() {
     let Some((sandbox, oidc, browser)) = scene(Some(REBOUND)) else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let origin = format!("http://attacker.test:{}", login.port());
     let answer = format!("/callback?code=forged&state={}", login.state());
     for path in ["/", "/done", &answer] {
@@ -90,9 +91,9 @@ fn a_rebound_name_is_refused() {
 fn nothing_of_the_answer_is_left_in_the_tab() {
     let Some((sandbox, oidc, browser)) = scene(None) else { return };
     let site = Site::start();
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let (state, redirect, own) = (login.state(), login.redirect(), format!("http://{}/", login.host()));
-    let page = login.click_through(&oidc, &browser, "one", ACCOUNT, Verdict::Allow);
+    let page = login.click_through(&browser, "one", ACCOUNT, Verdict::Allow);
     assert_eq!(page.url, format!("{own}done"));
     assert_signed_in(&login.end(), ACCOUNT);
     assert_page_is_clean(&oidc, &state, &browser.read("one"));

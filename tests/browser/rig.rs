@@ -11,7 +11,8 @@ use url::Url;
 use super::browser::{Browser, Opened};
 use super::harness::Sandbox;
 use super::node::Machine;
-use super::oidc::{CLIENT_ID, Oidc, Terms, Verdict, random};
+use super::oidc::{CLIENT_ID, Oidc, Terms, random};
+use super::person::{Verdict, click_through};
 use super::stand_in::READ_ONLY;
 use super::wire::post_form;
 
@@ -95,7 +96,7 @@ fn the_rig_signs_in_by_itself() {
 
     let sign_in = SignIn::new();
     assert_eq!(browser.open("one", &sign_in.url(&oidc, true)), Opened::Status(200));
-    oidc.click_through(&browser, "one", ACCOUNT, Verdict::Allow);
+    click_through(&browser, "one", ACCOUNT, Verdict::Allow);
     let callback = sign_in.callback();
     assert_eq!(parameter(&callback, "state").as_deref(), Some(&*sign_in.state));
     assert_eq!(browser.wait_for("one", "/callback").text, "done");
@@ -151,7 +152,7 @@ fn the_server_insists_on_pkce() {
     // What a thief of the code can do with it.
     let with = SignIn::new();
     browser.open("two", &with.url(&oidc, true));
-    oidc.click_through(&browser, "two", ACCOUNT, Verdict::Allow);
+    click_through(&browser, "two", ACCOUNT, Verdict::Allow);
     let code = parameter(&with.callback(), "code").expect("a code");
     let (status, body) = with.exchange(&oidc, &code, &(random() + &random()));
     assert_eq!((status, &body["error"]), (400, &"invalid_grant".into()));
@@ -166,7 +167,7 @@ fn the_server_grants_what_was_ticked_and_reports_a_no() {
 
     let unticked = SignIn::new();
     browser.open("one", &unticked.url(&oidc, true));
-    oidc.click_through(&browser, "one", ACCOUNT, Verdict::AllowBut(READ_ONLY));
+    click_through(&browser, "one", ACCOUNT, Verdict::AllowBut(READ_ONLY));
     let code = parameter(&unticked.callback(), "code").expect("a code");
     let (_, tokens) = unticked.exchange(&oidc, &code, &unticked.verifier);
     assert_eq!(tokens["scope"], "openid email");
@@ -174,7 +175,7 @@ fn the_server_grants_what_was_ticked_and_reports_a_no() {
     let denied = SignIn::new();
     browser.hold("two", &denied.redirect());
     browser.open("two", &denied.url(&oidc, true));
-    oidc.click_through(&browser, "two", ACCOUNT, Verdict::Deny);
+    click_through(&browser, "two", ACCOUNT, Verdict::Deny);
     let held = Url::parse(&browser.held("two")).expect("an address");
     assert_eq!(parameter(&held, "error").as_deref(), Some("access_denied"));
     assert_eq!(parameter(&held, "state").as_deref(), Some(&*denied.state));

@@ -9,7 +9,8 @@ use super::browser::{Browser, Opened};
 use super::harness::Sandbox;
 use super::login::{ACCOUNT, Login};
 use super::node::Machine;
-use super::oidc::{Oidc, Terms, Verdict};
+use super::oidc::{Oidc, Terms};
+use super::person::Verdict;
 
 #[test]
 fn every_page_fits_a_phone_and_a_desk_by_day_and_by_night() {
@@ -19,17 +20,17 @@ fn every_page_fits_a_phone_and_a_desk_by_day_and_by_night() {
     oidc.configure(&sandbox);
     let browser = Browser::start(&machine, &sandbox);
 
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let stray = format!("{}?code=stray&state=stray", login.redirect());
     assert_eq!(browser.open("wrong-state", &stray), Opened::Status(400));
-    login.click_through(&oidc, &browser, "done", ACCOUNT, Verdict::Allow);
+    login.click_through(&browser, "done", ACCOUNT, Verdict::Allow);
     login.end();
-    let login = Login::start(&sandbox, &oidc, &[]);
-    login.click_through(&oidc, &browser, "denied", ACCOUNT, Verdict::Deny);
+    let login = Login::start(&sandbox, &[]);
+    login.click_through(&browser, "denied", ACCOUNT, Verdict::Deny);
     login.end();
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let scope = super::stand_in::READ_ONLY;
-    login.click_through(&oidc, &browser, "unticked", ACCOUNT, Verdict::AllowBut(scope));
+    login.click_through(&browser, "unticked", ACCOUNT, Verdict::AllowBut(scope));
     login.end();
 
     let place = place();

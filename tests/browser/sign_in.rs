@@ -10,7 +10,8 @@ use super::harness::Sandbox;
 use super::leaks::{assert_nothing_leaked, assert_profile_is_clean};
 use super::login::{ACCOUNT, Login, accounts, assert_nothing_is_kept, assert_signed_in, parameter};
 use super::node::Machine;
-use super::oidc::{CLIENT_ID, Oidc, Terms, Verdict, random};
+use super::oidc::{CLIENT_ID, Oidc, Terms, random};
+use super::person::{Verdict, answer, click_through, sign_in};
 use super::stand_in::{CLOUD_PLATFORM, READ_ONLY};
 use super::wire::{get, post_form};
 
@@ -27,11 +28,12 @@ fn scene(terms: Terms) -> Option<(Sandbox, Oidc, Browser)> {
 #[test]
 fn who_allows_is_signed_in() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let (url, state) = (login.url.clone(), login.state());
     Sandbox::wait_until("the desktop's browser was asked", || !Login::notes(&sandbox).is_empty());
     assert_eq!(Login::notes(&sandbox).trim(), url.as_str());
 
+    assert!(url.as_str().starts_with(oidc.endpoint("authorization")));
     let expected = [
         ("client_id", CLIENT_ID),
         ("response_type", "code"),
@@ -46,7 +48,7 @@ fn who_allows_is_signed_in() {
     assert!(state.len() >= 22, "fewer than 128 bits: {state}");
     assert_eq!(login.redirect(), format!("http://127.0.0.1:{}/callback", login.port()));
 
-    let page = login.click_through(&oidc, &browser, "one", ACCOUNT, Verdict::Allow);
+    let page = login.click_through(&browser, "one", ACCOUNT, Verdict::Allow);
     assert!(page.url.ends_with("/done") && page.text.contains(ACCOUNT), "{page:?}");
     let run = login.end();
     assert_signed_in(&run, ACCOUNT);
@@ -72,7 +74,7 @@ fn who_allows_is_signed_in() {
 #[test]
 fn a_login_survives_rotation_of_its_refresh_token() {
     let Some((sandbox, oidc, browser)) = scene(Terms { rotate: true, ..Terms::default() }) else { return };
-    Login::start(&sandbox, &oidc, &[]).completes(&oidc, &browser);
+    Login::start(&sandbox, &[]).completes(&oidc, &browser);
     let mut tokens = BTreeSet::new();
     for _ in 0..3 {
         let run = sandbox.run(sandbox.valetkey().arg("token"));
@@ -89,16 +91,16 @@ fn a_login_survives_rotation_of_its_refresh_token() {
 
 #[test]
 fn to_publish_both_scopes_are_asked_for_and_needed() {
-    let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let login = Login::start(&sandbox, &oidc, &["--write"]);
+    let Some((sandbox, _oidc, browser)) = scene(Terms::default()) else { return };
+    let login = Login::start(&sandbox, &["--write"]);
     assert!(login.parameter("scope").split(' ').any(|scope| scope == CLOUD_PLATFORM), "{}", login.url);
-    let page = login.click_through(&oidc, &browser, "one", ACCOUNT, Verdict::AllowBut(CLOUD_PLATFORM));
+    let page = login.click_through(&browser, "one", ACCOUNT, Verdict::AllowBut(CLOUD_PLATFORM));
     assert!(page.url.ends_with("/failed"), "{page:?}");
     assert_ne!(login.end().code, Some(0));
     assert_nothing_is_kept(&sandbox);
 
-    let login = Login::start(&sandbox, &oidc, &["--write"]);
-    let page = login.click_through(&oidc, &browser, "two", ACCOUNT, Verdict::Allow);
+    let login = Login::start(&sandbox, &["--write"]);
+    let page = login.click_through(&browser, "two", ACCOUNT, Verdict::Allow);
     assert!(page.url.ends_with("/done"), "{page:?}");
     assert_signed_in(&login.end(), ACCOUNT);
 }
@@ -106,8 +108,8 @@ fn to_publish_both_scopes_are_asked_for_and_needed() {
 #[test]
 fn who_denies_is_told_so_and_nothing_is_kept() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
-    let page = login.click_through(&oidc, &browser, "one", ACCOUNT, Verdict::Deny);
+    let login = Login::start(&sandbox, &[]);
+    let page = login.click_through(&browser, "one", ACCOUNT, Verdict::Deny);
     assert!(page.url.ends_with("/failed"), "{page:?}");
     assert!(!page.text.contains("Signed in"), "{page:?}");
     let run = login.end();
@@ -120,8 +122,8 @@ fn who_denies_is_told_so_and_nothing_is_kept() {
 #[test]
 fn a_scope_left_unticked_is_named_and_nothing_is_kept() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
-    let page = login.click_through(&oidc, &browser, "one", ACCOUNT, Verdict::AllowBut(READ_ONLY));
+    let login = Login::start(&sandbox, &[]);
+    let page = login.click_through(&browser, "one", ACCOUNT, Verdict::AllowBut(READ_ONLY));
     assert!(page.url.ends_with("/failed"), "{page:?}");
     assert!(page.text.contains("cloud-platform.read-only"), "{page:?}");
     let run = login.end();
@@ -134,7 +136,7 @@ fn a_scope_left_unticked_is_named_and_nothing_is_kept() {
 #[test]
 fn a_tab_with_another_state_gets_an_explanation_and_changes_nothing() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let opened = browser.open("stray", &format!("{}?code=stray&state={}", login.redirect(), random()));
     assert_eq!(opened, Opened::Status(400));
     let page = browser.read("stray");
@@ -146,18 +148,18 @@ fn a_tab_with_another_state_gets_an_explanation_and_changes_nothing() {
 #[test]
 fn the_same_address_completed_in_two_tabs_signs_in_once() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     for tab in ["one", "two"] {
         assert_eq!(browser.open(tab, login.url.as_str()), Opened::Status(200));
-        oidc.sign_in(&browser, tab, ACCOUNT);
+        sign_in(&browser, tab, ACCOUNT);
     }
-    oidc.answer(&browser, "one", Verdict::Allow);
+    answer(&browser, "one", Verdict::Allow);
     let page = browser.wait_for("one", &login.host());
     assert!(page.url.ends_with("/done"), "{page:?}");
     assert_signed_in(&login.end(), ACCOUNT);
 
     // Nobody is there any more to hear of the second one.
-    oidc.answer(&browser, "two", Verdict::Allow);
+    answer(&browser, "two", Verdict::Allow);
     browser.wait_for("two", "chrome-error://");
     assert_eq!(oidc.exchanges(), 1);
     assert_eq!(sandbox.run(sandbox.valetkey().arg("token")).code, Some(0));
@@ -167,15 +169,15 @@ fn the_same_address_completed_in_two_tabs_signs_in_once() {
 #[test]
 fn a_stale_tab_helps_nobody() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let stale = Login::start(&sandbox, &oidc, &[]);
-    let (port, redirect, state) = (stale.port(), stale.redirect(), stale.state());
-    assert_eq!(browser.open("stale", stale.url.as_str()), Opened::Status(200));
-    oidc.sign_in(&browser, "stale", ACCOUNT);
-    stale.kill();
+    let old = Login::start(&sandbox, &[]);
+    let (port, redirect, state) = (old.port(), old.redirect(), old.state());
+    assert_eq!(browser.open("stale", old.url.as_str()), Opened::Status(200));
+    sign_in(&browser, "stale", ACCOUNT);
+    old.kill();
 
-    let login = Login::start(&sandbox, &oidc, &[]);
+    let login = Login::start(&sandbox, &[]);
     let thief = Site::squat(port);
-    oidc.answer(&browser, "stale", Verdict::Allow);
+    answer(&browser, "stale", Verdict::Allow);
     browser.wait_for("stale", &redirect);
     let heads = thief.heads();
     let target = heads[0].split(' ').nth(1).expect("a target");
@@ -186,7 +188,7 @@ fn a_stale_tab_helps_nobody() {
     let answer =
         get(login.port(), &login.host(), &format!("/callback?code={code}&state={state}")).expect("an answer");
     assert_eq!(answer.status, 400, "{}", answer.text);
-    let page = login.click_through(&oidc, &browser, "fresh", ACCOUNT, Verdict::Allow);
+    let page = login.click_through(&browser, "fresh", ACCOUNT, Verdict::Allow);
     assert!(page.url.ends_with("/done"), "{page:?}");
     assert_signed_in(&login.end(), ACCOUNT);
     assert_eq!(oidc.exchanges(), 1);
@@ -203,18 +205,18 @@ fn a_stale_tab_helps_nobody() {
 
 #[test]
 fn two_logins_at_once_do_not_mix() {
-    let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let first = Login::start(&sandbox, &oidc, &[]);
-    let second = Login::start(&sandbox, &oidc, &[]);
+    let Some((sandbox, _oidc, browser)) = scene(Terms::default()) else { return };
+    let first = Login::start(&sandbox, &[]);
+    let second = Login::start(&sandbox, &[]);
     assert_ne!((first.port(), first.state()), (second.port(), second.state()));
 
     // The answer to one, brought to the other.
     let crossed = format!("/callback?code={}&state={}", random(), first.state());
     assert_eq!(get(second.port(), &second.host(), &crossed).expect("an answer").status, 400);
 
-    let page = second.click_through(&oidc, &browser, "two", "second@acme.example", Verdict::Allow);
+    let page = second.click_through(&browser, "two", "second@acme.example", Verdict::Allow);
     assert!(page.url.ends_with("/done"), "{page:?}");
-    let page = first.click_through(&oidc, &browser, "one", "first@acme.example", Verdict::Allow);
+    let page = first.click_through(&browser, "one", "first@acme.example", Verdict::Allow);
     assert!(page.url.ends_with("/done"), "{page:?}");
     assert_signed_in(&second.end(), "second@acme.example");
     assert_signed_in(&first.end(), "first@acme.example");
@@ -225,8 +227,8 @@ fn two_logins_at_once_do_not_mix() {
 #[test]
 fn an_address_pasted_from_another_machine_signs_in() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let mut login = Login::start(&sandbox, &oidc, &["--no-browser"]);
-    let pasted = authorize_elsewhere(&login, &oidc, &browser, "elsewhere", ACCOUNT);
+    let mut login = Login::start(&sandbox, &["--no-browser"]);
+    let pasted = authorize_elsewhere(&login, &browser, "elsewhere", ACCOUNT);
     login.paste(&pasted);
     let run = login.end();
     assert_signed_in(&run, ACCOUNT);
@@ -238,15 +240,15 @@ fn an_address_pasted_from_another_machine_signs_in() {
 #[test]
 fn a_pasted_address_with_another_accounts_code_is_refused() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let theirs = Login::start(&sandbox, &oidc, &["--no-browser"]);
-    let mut login = Login::start(&sandbox, &oidc, &["--no-browser"]);
-    let foreign = authorize_elsewhere(&theirs, &oidc, &browser, "theirs", "mallory@evil.example");
+    let theirs = Login::start(&sandbox, &["--no-browser"]);
+    let mut login = Login::start(&sandbox, &["--no-browser"]);
+    let foreign = authorize_elsewhere(&theirs, &browser, "theirs", "mallory@evil.example");
     theirs.kill();
     login.paste(&foreign);
     // As the attacker would mend it: the right port.
     login.paste(&foreign.replace(&format!(":{}/", port_of(&foreign)), &format!(":{}/", login.port())));
     login.paste("4/0a-code-and-nothing-else");
-    let own = authorize_elsewhere(&login, &oidc, &browser, "own", ACCOUNT);
+    let own = authorize_elsewhere(&login, &browser, "own", ACCOUNT);
     login.paste(&own);
     assert_signed_in(&login.end(), ACCOUNT);
     assert_eq!(oidc.exchanges(), 1, "{:?}", oidc.requests());
@@ -255,10 +257,10 @@ fn a_pasted_address_with_another_accounts_code_is_refused() {
 
 #[test]
 fn another_account_than_the_named_one_is_refused() {
-    let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    let login = Login::start(&sandbox, &oidc, &["--account", ACCOUNT]);
+    let Some((sandbox, _oidc, browser)) = scene(Terms::default()) else { return };
+    let login = Login::start(&sandbox, &["--account", ACCOUNT]);
     assert_eq!(login.parameter("login_hint"), ACCOUNT);
-    let page = login.click_through(&oidc, &browser, "one", "mallory@evil.example", Verdict::Allow);
+    let page = login.click_through(&browser, "one", "mallory@evil.example", Verdict::Allow);
     assert!(page.url.ends_with("/failed"), "{page:?}");
     let run = login.end();
     assert!(run.code != Some(0) && run.stdout.is_empty(), "{run:?}");
@@ -268,7 +270,7 @@ fn another_account_than_the_named_one_is_refused() {
 #[test]
 fn logout_revokes_what_login_got() {
     let Some((sandbox, oidc, browser)) = scene(Terms::default()) else { return };
-    Login::start(&sandbox, &oidc, &[]).completes(&oidc, &browser);
+    Login::start(&sandbox, &[]).completes(&oidc, &browser);
     let run = sandbox.run(sandbox.valetkey().arg("logout"));
     assert_eq!(run.code, Some(0), "{run:?}");
     let requests = oidc.requests();
@@ -278,18 +280,32 @@ fn logout_revokes_what_login_got() {
     assert_nothing_is_kept(&sandbox);
 }
 
+/// The stand-in is what the other tests sign in with: its page has to work in a browser.
+#[test]
+fn the_stand_ins_page_signs_in_too() {
+    let Some(machine) = Machine::find() else { return };
+    let sandbox = Sandbox::new();
+    sandbox.google.add_account("second@acme.example");
+    sandbox.configure_login("");
+    let browser = Browser::start(&machine, &sandbox);
+    let login = Login::start(&sandbox, &[]);
+    let page = login.click_through(&browser, "one", "second@acme.example", Verdict::Allow);
+    assert!(page.url.ends_with("/done"), "{page:?}");
+    assert_signed_in(&login.end(), "second@acme.example");
+
+    let login = Login::start(&sandbox, &[]);
+    let page = login.click_through(&browser, "two", ACCOUNT, Verdict::Deny);
+    assert!(page.url.ends_with("/failed"), "{page:?}");
+    assert_eq!(login.end().code, Some(1));
+    assert!(!accounts(&sandbox).contains(ACCOUNT));
+}
+
 /// Signs in where 127.0.0.1 is another machine; the address that the browser could not show.
 #[track_caller]
-fn authorize_elsewhere(
-    login: &Login<'_>,
-    oidc: &Oidc,
-    browser: &Browser,
-    tab: &str,
-    account: &str,
-) -> String {
+fn authorize_elsewhere(login: &Login<'_>, browser: &Browser, tab: &str, account: &str) -> String {
     browser.hold(tab, &login.redirect());
     assert_eq!(browser.open(tab, login.url.as_str()), Opened::Status(200));
-    oidc.click_through(browser, tab, account, Verdict::Allow);
+    click_through(browser, tab, account, Verdict::Allow);
     browser.held(tab)
 }
 
