@@ -10,6 +10,8 @@ mod serve;
 mod status;
 mod terminal;
 mod token;
+#[cfg(not(target_os = "macos"))]
+mod vault;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -75,6 +77,10 @@ enum Command {
     },
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
+    /// Ask the keychain in the place of another valetkey
+    #[cfg(not(target_os = "macos"))]
+    #[command(name = "__vault", hide = true)]
+    Vault,
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man { directory: PathBuf },
@@ -135,6 +141,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Reload => control::reload(environment),
         Command::Doctor { url, source } => doctor::run(environment, source.credential, url.as_deref()),
         Command::Completions { shell } => completions::completions(shell),
+        #[cfg(not(target_os = "macos"))]
+        Command::Vault => vault::run(),
         Command::Man { directory } => completions::manual(&directory),
     }
 }
