@@ -149,8 +149,8 @@ impl Files {
 
     fn path(&self, entry: &Entry) -> PathBuf {
         let hash = digest::digest(&digest::SHA256, entry.user().as_bytes());
-        let name: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        self.0.join(format!("{name}.json"))
+        let first = hash.as_ref().iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte));
+        self.0.join(format!("{first:032x}.json"))
     }
 }
 
