@@ -165,6 +165,12 @@ pub fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }
 
+/// Ends this process from a thread that is not the one which does the work.
+#[expect(clippy::exit, reason = "the thread that should return to main may be blocked for ever")]
+pub fn end_process(code: i32) -> ! {
+    std::process::exit(code)
+}
+
 /// Ends a process group that we started.
 pub fn kill_group(leader: u32) {
     let Some(pid) = i32::try_from(leader).ok().and_then(process::Pid::from_raw) else { return };

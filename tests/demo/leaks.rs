@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -32,13 +32,14 @@ impl Hunt {
         Self { needles, files: 0, found: Vec::new() }
     }
 
-    /// Searches a directory and what is below it, but for one file. Links are not followed.
-    pub(crate) fn search_directory(&mut self, directory: &Path, but: &Path) {
+    /// Searches a directory and what is below it, but for some places. Links are not followed.
+    pub(crate) fn search_directory(&mut self, directory: &Path, but: &[PathBuf]) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let path = entry.path();
             match entry.file_type() {
+                _ if but.contains(&path) => {}
                 Ok(kind) if kind.is_dir() => self.search_directory(&path, but),
-                Ok(kind) if kind.is_file() && path != but => {
+                Ok(kind) if kind.is_file() => {
                     self.files += 1;
                     match fs::read(&path) {
                         Ok(bytes) => self.search(&path.display().to_string(), &bytes),

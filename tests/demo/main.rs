@@ -37,6 +37,9 @@ struct Arguments {
     /// Bring the newest pip first, from wherever this user's pip gets packages
     #[arg(long)]
     upgrade_pip: bool,
+    /// Sign in by hand, in this machine's browser, on the stand-in's consent page
+    #[arg(long)]
+    browser: bool,
 }
 
 fn main() -> ExitCode {
@@ -81,10 +84,17 @@ fn play(screen: &Screen, environment: &Environment, arguments: &Arguments) -> Re
     })?;
     let place = screen.step("home", || {
         let place = Place::new(environment, valetkey)?;
-        place.sign_in(&google)?;
-        let text = format!("{}: its own settings and sign-in", place.path("").display());
+        place.configure(&google)?;
+        if !arguments.browser {
+            place.sign_in_as_gcloud(&google)?;
+        }
+        let what = if arguments.browser { "settings" } else { "settings and sign-in" };
+        let text = format!("{}: its own {what}", place.path("").display());
         Ok((place, text))
     })?;
+    if arguments.browser {
+        sign_in(screen, &place, environment)?;
+    }
     let venv = screen.step("venv", || virtual_environment(&place, &python, arguments.upgrade_pip))?;
 
     let watch = Watch::start(format!("localhost:{}", google.port()));
@@ -100,7 +110,7 @@ fn play(screen: &Screen, environment: &Environment, arguments: &Arguments) -> Re
     screen.below(&status);
     screen.step("secrets", || {
         let mut hunt = Hunt::new(&google.secrets());
-        hunt.search_directory(&place.path(""), &place.sign_in_file());
+        hunt.search_directory(&place.path(""), &place.secret_places());
         for line in &command_lines {
             hunt.search("a command line", line);
         }
@@ -116,10 +126,34 @@ fn play(screen: &Screen, environment: &Environment, arguments: &Arguments) -> Re
             )),
         }
     })?;
+    if arguments.browser {
+        screen.step("sign-out", || {
+            run(&mut place.valetkey(&["logout"]), "`valetkey logout`")?;
+            match google.revocations().len() {
+                1 => Ok(((), "`valetkey logout`: revoked at the stand-in, and forgotten here".to_owned())),
+                _ => Err(Trouble::new("the sign-in was not revoked")),
+            }
+        })?;
+    }
     screen.step("stop", || {
         place.remove()?;
         Ok(((), "the daemon has ended, the directory is removed".to_owned()))
     })
+}
+
+/// `valetkey login`, with a person at the browser.
+fn sign_in(screen: &Screen, place: &Place, environment: &Environment) -> Result<(), Trouble> {
+    screen.plain(
+        "\nNow `valetkey login`. The page that opens is the stand-in's: choose an account and allow it.\n",
+    );
+    let start = Instant::now();
+    let status = place.login(environment)?.status().map_err(cannot("start `valetkey login`"))?;
+    if !status.success() {
+        return Err(Trouble::new("`valetkey login` did not sign in"));
+    }
+    screen.plain("");
+    screen.line("sign-in", Some(start.elapsed()), "the refresh token rests in this home's vault");
+    Ok(())
 }
 
 /// Has cargo build the program, as this one was built.
@@ -214,7 +248,9 @@ fn ask_again(screen: &Screen, place: &Place, google: &StandIn) -> Result<(), Tro
     let build = if cfg!(debug_assertions) { ", unoptimised build" } else { "" };
     let text = format!("`keyring get` answers from the daemon's memory (median of {ROUNDS}{build})");
     screen.line("again", Some(median), &text);
-    let asked = google.token_requests().len();
+    // The sign-in itself exchanges a code.
+    let requests = google.token_requests();
+    let asked = requests.iter().filter(|request| request.grant_type == "refresh_token").count();
     let times = if asked == 1 { "once".to_owned() } else { format!("{asked} times") };
     screen.line("", None, &format!("Google was asked for a token {times} in all"));
     if asked == 1 { Ok(()) } else { Err(Trouble::new("one token should have been enough")) }
@@ -230,7 +266,7 @@ fn epilogue(screen: &Screen) {
     screen.plain(concat!(
         "  cargo install --locked --path .\n",
         "  ln -s valetkey ~/.cargo/bin/keyring      # any directory on PATH but the one that pip is in\n",
-        "  gcloud auth application-default login\n",
+        "  valetkey login                           # or: gcloud auth application-default login\n",
         "  export PIP_KEYRING_PROVIDER=subprocess\n",
         "  pip install --index-url \\\n",
         "      https://oauth2accesstoken@LOCATION-python.pkg.dev/PROJECT/REPOSITORY/simple/ PACKAGE",

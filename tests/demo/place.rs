@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::UNIX_EPOCH;
@@ -39,24 +39,55 @@ impl Place {
         Ok(place)
     }
 
-    /// Writes a configuration that names the stand-in, and the file that gcloud writes when a user signs in.
-    pub(crate) fn sign_in(&self, google: &StandIn) -> Result<(), Trouble> {
+    /// Writes a configuration that names the stand-in. The vault is a file in this home: the user's own keychain is
+    /// not touched.
+    pub(crate) fn configure(&self, google: &StandIn) -> Result<(), Trouble> {
         let authority = self.path("ca.pem");
         self.write(&authority, &google.ca_pem())?;
+        let client = google.desktop_client();
         let config = format!(
-            "extra_ca = \"{}\"\n\n[daemon]\nauto_start = true\n\n[endpoints]\ntoken = \"{}\"\n\n\
+            "extra_ca = \"{}\"\nvault = \"file\"\n\n[daemon]\nauto_start = true\n\n\
+             [endpoints]\ntoken = \"{}\"\nauthorization = \"{}\"\nrevocation = \"{}\"\n\n\
+             [oauth]\nclient_id = \"{}\"\nclient_secret = \"{}\"\n\n\
              [[registry]]\nhost = \"localhost:{}\"\nformat = \"python\"\n",
             authority.display(),
             google.token_uri(),
+            google.authorization_endpoint(),
+            google.revocation_endpoint(),
+            client.id,
+            client.secret,
             google.port(),
         );
-        self.write(&self.path("home/.config/valetkey/config.toml"), &config)?;
-        self.write(&self.sign_in_file(), &google.authorized_user(DEVELOPER))
+        self.write(&self.path("home/.config/valetkey/config.toml"), &config)
     }
 
-    /// The one file that holds secrets on purpose.
-    pub(crate) fn sign_in_file(&self) -> PathBuf {
-        self.path("home/.config/gcloud/application_default_credentials.json")
+    /// Writes the file that gcloud writes when a user signs in.
+    pub(crate) fn sign_in_as_gcloud(&self, google: &StandIn) -> Result<(), Trouble> {
+        self.write(&self.path(GCLOUD), &google.authorized_user(DEVELOPER))
+    }
+
+    /// `valetkey login` in this home, with the user's own terminal and browser.
+    pub(crate) fn login(&self, environment: &Environment) -> Result<Command, Trouble> {
+        let mut command = self.valetkey(&["login"]);
+        command.stdin(Stdio::inherit());
+        command.envs(DESKTOP.iter().filter_map(|name| Some((*name, environment.get(name)?))));
+        // The browser is the user's own, with the user's own home.
+        let of_user = |name: &str| environment.get(name).map(|value| (format!("USERS_{name}"), value));
+        command
+            .envs(["HOME", "PATH", "XDG_RUNTIME_DIR", "TMPDIR", "BROWSER"].into_iter().filter_map(of_user));
+        if DESKTOP.iter().chain(&["BROWSER"]).any(|name| environment.get(name).is_some()) {
+            let opener = self.path("bin/open-in-browser");
+            self.write(&opener, OPENER)?;
+            fs::set_permissions(&opener, fs::Permissions::from_mode(0o700))
+                .map_err(cannot(format!("write {}", opener.display())))?;
+            command.env("BROWSER", opener);
+        }
+        Ok(command)
+    }
+
+    /// What holds secrets on purpose.
+    pub(crate) fn secret_places(&self) -> [PathBuf; 2] {
+        [self.path(GCLOUD), self.path("home/.local/state/valetkey/logins")]
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
@@ -79,7 +110,8 @@ impl Place {
             .stdin(Stdio::null());
         if Path::new(SYSTEM_SOCKET).exists() {
             // A system's daemon would decide in the place of ours.
-            command.env("VALETKEY_CREDENTIAL", self.sign_in_file());
+            let file = self.path(GCLOUD);
+            command.env("VALETKEY_CREDENTIAL", if file.exists() { file } else { DEVELOPER.into() });
         }
         command
     }
@@ -140,7 +172,28 @@ fn private_directory(path: &Path) -> Result<(), Trouble> {
     fs::DirBuilder::new().mode(0o700).create(path).map_err(cannot(format!("make {}", path.display())))
 }
 
-pub(crate) const DEVELOPER: &str = "developer@example.com";
+/// Opens an address with the home that the user has outside of the demo.
+const OPENER: &str = r#"#!/bin/sh
+export HOME="$USERS_HOME" PATH="$USERS_PATH"
+if [ -n "$USERS_XDG_RUNTIME_DIR" ]; then export XDG_RUNTIME_DIR="$USERS_XDG_RUNTIME_DIR"; else unset XDG_RUNTIME_DIR; fi
+if [ -n "$USERS_TMPDIR" ]; then export TMPDIR="$USERS_TMPDIR"; else unset TMPDIR; fi
+if [ -n "$USERS_BROWSER" ]; then export BROWSER="$USERS_BROWSER"; exec ${USERS_BROWSER%%:*} "$1"; fi
+unset BROWSER
+exec xdg-open "$1"
+"#;
+/// What tells a program where the desktop is.
+const DESKTOP: [&str; 8] = [
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "XDG_CURRENT_DESKTOP",
+    "XDG_SESSION_TYPE",
+    "WSL_DISTRO_NAME",
+    "WSL_INTEROP",
+];
+const GCLOUD: &str = "home/.config/gcloud/application_default_credentials.json";
+pub(crate) const DEVELOPER: &str = "developer@acme.example";
 const SYSTEM_SOCKET: &str = "/run/valetkey/valetkey.sock";
 /// A socket's address has room for 107 bytes.
 const DEEPEST: usize = 30;

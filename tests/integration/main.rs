@@ -27,6 +27,8 @@ mod network;
 mod peers;
 mod socket_directory;
 mod token_endpoint;
+mod vault;
+mod vault_crash;
 
 use harness::Run;
 
