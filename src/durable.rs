@@ -14,7 +14,7 @@ use std::path::Path;
 /// When the file system does not take it.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = parent(path)?;
-    let mut new = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
+    let mut new = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(bare)?;
     new.write_all(content)?;
     new.as_file().sync_all()?;
     new.persist(path).map_err(|error| error.error)?;
@@ -51,6 +51,13 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Without the temporary name, which says nothing to a person: whoever tells of it names the file that was meant.
+fn bare(error: io::Error) -> io::Error {
+    let inner =
+        error.get_ref().and_then(std::error::Error::source).and_then(|it| it.downcast_ref::<io::Error>());
+    inner.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
+}
+
 fn parent(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::Error::other("it has no directory"))
 }
@@ -67,6 +74,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn an_error_says_what_is_wrong_and_no_name_that_nobody_knows() {
+        let top = tempfile::tempdir().unwrap();
+        let error = replace(&top.path().join("missing/file"), b"new").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(!error.to_string().contains(TEMPORARY), "{error}");
+    }
 
     #[test]
     fn content_is_replaced_whole_and_for_the_owner_only() {
