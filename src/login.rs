@@ -73,6 +73,9 @@ pub enum SignInFault {
     /// There is no file to take over.
     #[error("there is no sign-in of gcloud's to take over: {0}")]
     NothingToAdopt(String),
+    /// There is none at all.
+    #[error("no login is stored")]
+    NobodyIsSignedIn,
     /// No such login.
     #[error("no login of {0} is stored")]
     NoLogin(String),
@@ -97,7 +100,7 @@ impl Fault for SignInFault {
             | Self::TooNarrow(_)
             | Self::OtherAccount { .. }
             | Self::Unnamed(_) => Kind::Refused,
-            Self::NothingToAdopt(_) | Self::NoLogin(_) => Kind::NotFound,
+            Self::NothingToAdopt(_) | Self::NoLogin(_) | Self::NobodyIsSignedIn => Kind::NotFound,
             Self::TimedOut => Kind::Deadline,
             Self::NoRefreshToken => Kind::Upstream,
             Self::Source(fault) => fault.kind(),
@@ -127,6 +130,7 @@ impl Fault for SignInFault {
             }
             Self::NotRemoved { .. } => "remove it by hand".to_owned(),
             Self::NothingToAdopt(_) => "run `gcloud auth application-default login` first".to_owned(),
+            Self::NobodyIsSignedIn => return None,
             Self::NoLogin(_) => "run `valetkey status` to see which there are".to_owned(),
             Self::Several(_) => "name one with --account, or all of them with --all".to_owned(),
             Self::Source(fault) => return fault.hint(),

@@ -51,7 +51,7 @@ fn accounts(place: &Place, named: Option<String>, all: bool) -> Result<Vec<Strin
     let known: Vec<String> = known.collect::<BTreeSet<_>>().into_iter().collect();
     match (named, known.len()) {
         (Some(account), _) => Ok(vec![account]),
-        (None, 0) => Err(SignInFault::NoLogin("any account".to_owned())),
+        (None, 0) => Err(SignInFault::NobodyIsSignedIn),
         (None, many) if many > 1 && !all => Err(SignInFault::Several(known)),
         (None, _) => Ok(known),
     }
