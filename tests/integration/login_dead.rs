@@ -323,3 +323,24 @@ fn a_read_only_disk_costs_no_login_that_does_not_change() {
     let Some(run) = with_small_state(&sandbox, script) else { return };
     assert!(run.stdout.starts_with("ya29.") && run.stderr.is_empty(), "{run:?}");
 }
+
+/// There is no room for the new refresh token: the old one is not used up, and the login lives on.
+#[test]
+fn a_full_or_read_only_disk_costs_no_login_whose_tokens_change() {
+    for used_before in [true, false] {
+        let (sandbox, _) = signed_in(&[]);
+        sandbox.google.rotate_refresh_tokens(true);
+        if used_before {
+            assert_given(&helper(&sandbox));
+        }
+        let script = "fill; ask; ask; rm $S/full; ask\n\
+                      mount -o remount,ro $S; ask; mount -o remount,rw $S; ask >/dev/null";
+        let Some(run) = with_small_state(&sandbox, script) else { return };
+        assert_eq!(run.stdout.lines().count(), 1, "{run:?}");
+        assert_eq!(run.stderr.lines().count(), 3, "{run:?}");
+        assert!(!run.stderr.contains("dead") && !run.stderr.contains("lost"), "{run:?}");
+        assert_given(&helper(&sandbox));
+        let requests = sandbox.google.token_requests();
+        assert!(requests.iter().all(|request| request.status == 200), "{requests:?}");
+    }
+}

@@ -13,6 +13,7 @@ mod harness;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
+mod accounts;
 mod command_line;
 mod daemon;
 mod delegation;
@@ -23,6 +24,7 @@ mod leak_hunt;
 mod login;
 mod login_attacks;
 mod login_dead;
+mod logout;
 mod network;
 mod peers;
 mod socket_directory;
