@@ -14,6 +14,7 @@ mod harness;
 mod stand_in;
 
 mod accounts;
+mod adopt;
 mod command_line;
 mod daemon;
 mod delegation;
