@@ -53,9 +53,7 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
 
 /// Without the temporary name, which says nothing to a person: whoever tells of it names the file that was meant.
 fn bare(error: io::Error) -> io::Error {
-    let inner =
-        error.get_ref().and_then(std::error::Error::source).and_then(|it| it.downcast_ref::<io::Error>());
-    inner.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
+    if error.raw_os_error().is_some() { error } else { error.kind().into() }
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {

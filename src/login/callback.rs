@@ -179,7 +179,7 @@ impl<'a> Tab<'a> {
     }
 
     /// It is sent to the page, and counts until that is asked for.
-    fn is_led_on(self) {
+    fn lead_on(self) {
         std::mem::forget(self);
     }
 }
@@ -289,7 +289,7 @@ impl Door {
                 };
                 let mut reply = plain(StatusCode::SEE_OTHER);
                 reply.headers_mut().insert(LOCATION, HeaderValue::from_static(to));
-                tab.is_led_on();
+                tab.lead_on();
                 reply
             }
         }
