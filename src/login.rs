@@ -61,6 +61,15 @@ pub enum SignInFault {
     /// Somebody else signed in.
     #[error("{got} signed in, and --account names {wanted}")]
     OtherAccount { wanted: String, got: String },
+    /// Nobody knows who signed in.
+    #[error("the server does not vouch for who signed in, and --account names {0}")]
+    Unnamed(String),
+    /// What gcloud has does not allow what Google's registries ask for.
+    #[error("gcloud's sign-in has not the permission {0}")]
+    TooNarrow(String),
+    /// It was taken over, and the file is still there.
+    #[error("the sign-in of {account} is kept, and gcloud's file {} cannot be removed", path.display())]
+    NotRemoved { account: String, path: PathBuf, source: io::Error },
     /// There is no file to take over.
     #[error("there is no sign-in of gcloud's to take over: {0}")]
     NothingToAdopt(String),
@@ -82,8 +91,12 @@ impl Fault for SignInFault {
     fn kind(&self) -> Kind {
         match self {
             Self::ClientFile { .. } | Self::Several(_) => Kind::Usage,
-            Self::NoHome | Self::Listen(_) | Self::Random => Kind::Local,
-            Self::Refused(_) | Self::Unticked(_) | Self::OtherAccount { .. } => Kind::Refused,
+            Self::NoHome | Self::Listen(_) | Self::Random | Self::NotRemoved { .. } => Kind::Local,
+            Self::Refused(_)
+            | Self::Unticked(_)
+            | Self::TooNarrow(_)
+            | Self::OtherAccount { .. }
+            | Self::Unnamed(_) => Kind::Refused,
             Self::NothingToAdopt(_) | Self::NoLogin(_) => Kind::NotFound,
             Self::TimedOut => Kind::Deadline,
             Self::NoRefreshToken => Kind::Upstream,
@@ -107,6 +120,12 @@ impl Fault for SignInFault {
             Self::OtherAccount { .. } => {
                 "choose that account in the browser, or leave --account out".to_owned()
             }
+            Self::Unnamed(_) => "leave --account out".to_owned(),
+            Self::TooNarrow(_) => {
+                "run `gcloud auth application-default login` again, with the permissions that it asks for by itself"
+                    .to_owned()
+            }
+            Self::NotRemoved { .. } => "remove it by hand".to_owned(),
             Self::NothingToAdopt(_) => "run `gcloud auth application-default login` first".to_owned(),
             Self::NoLogin(_) => "run `valetkey status` to see which there are".to_owned(),
             Self::Several(_) => "name one with --account, or all of them with --all".to_owned(),
@@ -155,7 +174,7 @@ pub async fn sign_in(
     mut pasted: mpsc::Receiver<String>,
     tell: &mut (dyn FnMut(Step<'_>) + Send),
 ) -> Result<Login, SignInFault> {
-    let vault = keep::choose(vaults, wish.vault, tell).await?;
+    let vault = keep::choose(vaults, state, wish.vault, tell).await?;
     let loopback = Loopback::bind().map_err(SignInFault::Listen)?;
     let attempt = Attempt::new(wish.client, loopback.port(), wish.access, wish.account)?;
     let until = Instant::now() + PATIENCE;

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 #[cfg(target_os = "linux")]
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -46,7 +47,18 @@ pub fn harden() {
     let _ = process::setrlimit(Resource::Core, nothing);
     #[cfg(target_os = "linux")]
     let _ = process::set_dumpable_behavior(process::DumpableBehavior::NotDumpable);
-    process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let before = process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    UMASK.get_or_init(|| before);
+}
+
+/// Starts a program that is a person's own and not a part of us: the files that it creates are for whom they
+/// would be without us. What we create ourselves meanwhile has its mode said.
+pub fn with_own_umask<T>(start: impl FnOnce() -> T) -> T {
+    let Some(own) = UMASK.get() else { return start() };
+    let ours = process::umask(*own);
+    let started = start();
+    process::umask(ours);
+    started
 }
 
 /// Lifts the soft limit of open files to the hard one: one descriptor a connection.
@@ -212,6 +224,9 @@ pub fn same_file(one: &Path, other: &Path) -> bool {
         _ => false,
     }
 }
+
+/// The one that this process was started with.
+static UMASK: OnceLock<rustix::fs::Mode> = OnceLock::new();
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,8 @@ mod identity;
 mod key_file;
 mod leak_hunt;
 mod login;
+mod login_attacks;
+mod login_dead;
 mod network;
 mod peers;
 mod socket_directory;
