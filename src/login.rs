@@ -200,7 +200,10 @@ pub async fn sign_in(
             tell(Step::Answered);
             finish(world, vaults, state, &attempt, vault, &code).await
         }
-        Callback::Refused(error) => Err(SignInFault::Refused(error)),
+        Callback::Refused(error) => Err(SignInFault::Refused(match error.as_str() {
+            "access_denied" => "somebody chose not to allow it".to_owned(),
+            _ => error,
+        })),
     };
     open.show(match &outcome {
         Ok(login) => Page::SignedIn { account: login.account.clone(), vault },

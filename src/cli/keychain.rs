@@ -4,7 +4,8 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use crate::error::{Failure, Kind};
-use crate::{sys, vault};
+use crate::sys;
+use crate::vault;
 
 pub(super) fn run() -> Result<ExitCode, Failure> {
     // Its answer is a secret.

@@ -44,7 +44,7 @@ pub fn page(status: StatusCode, page: &Page) -> Reply {
 /// An answer without a page, for whatever is not a person's browser.
 #[must_use]
 pub fn plain(status: StatusCode) -> Reply {
-    harden(reply(status, "text/plain; charset=utf-8", ""))
+    harden(reply(status, "text/plain; charset=utf-8", format!("{status}\n")))
 }
 
 fn words(page: &Page) -> (&'static str, &'static str, String) {
