@@ -43,11 +43,14 @@ speak(async ({ chromium: executablePath, profile, resolve }) => {
   const handlers = {
     async open({ tab: name, url }) {
       if (!tabs.has(name)) tabs.set(name, { page: await context.newPage(), held: [] });
-      try {
-        const response = await tabs.get(name).page.goto(url);
-        return { status: response?.status() ?? null };
-      } catch (error) {
-        return { failed: error.message };
+      for (;;) {
+        try {
+          const response = await tabs.get(name).page.goto(url);
+          return { status: response?.status() ?? null };
+        } catch (error) {
+          // Somebody else on this machine made or removed a network interface.
+          if (!error.message.includes("ERR_NETWORK_CHANGED")) return { failed: error.message };
+        }
       }
     },
     fill: (request) => tab(request).page.fill(request.selector, request.text),
