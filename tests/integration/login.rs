@@ -530,7 +530,7 @@ fn what_is_pasted_by_mistake_is_told_and_the_right_address_still_counts() {
     waiting.paste("what is this \u{1b}[2J");
     waiting.paste([0xff, 0xfe]);
     waiting.paste("x".repeat(1 << 20));
-    waiting.paste(&waiting.url.clone());
+    waiting.paste(waiting.url.clone());
     waiting.paste(back.replace("/callback", "/done"));
     waiting.paste(back.replace("code=", "kode="));
     waiting.paste(&back);

@@ -60,6 +60,9 @@ impl Waiting {
     }
 }
 
+/// What a request says of itself.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// Nothing on a page helps whoever reads it later.
 #[track_caller]
 fn assert_quiet(seen: &Seen) {
@@ -74,7 +77,7 @@ fn assert_quiet(seen: &Seen) {
 #[test]
 fn only_a_navigation_of_a_browser_is_an_answer() {
     let waiting = Waiting::new();
-    let refused: [(&str, &[(&str, &str)], u16); 17] = [
+    let refused: [(&str, Headers, u16); 17] = [
         ("POST", &[], 405),
         ("HEAD", &[], 405),
         ("OPTIONS", &[], 405),
