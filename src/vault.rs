@@ -24,7 +24,7 @@ pub use keychain::serve_child;
 
 use crate::ask::Access;
 use crate::environment::Environment;
-use crate::secret::Secret;
+use crate::secret::{Secret, digest_word};
 
 /// Where a login's secret rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +52,15 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The user name under which a keychain knows it, and what the name of its file is made of.
+    /// The user name under which a keychain knows it.
     fn user(&self) -> String {
         format!("{} {}", self.account, self.access.word())
+    }
+
+    /// What files that belong to it are named by.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        digest_word(self.user().as_bytes())
     }
 }
 

@@ -14,7 +14,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ring::digest;
 use rustix::io::Errno;
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
@@ -148,9 +147,7 @@ impl Files {
     }
 
     fn path(&self, entry: &Entry) -> PathBuf {
-        let hash = digest::digest(&digest::SHA256, entry.user().as_bytes());
-        let first = hash.as_ref().iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte));
-        self.0.join(format!("{first:032x}.json"))
+        self.0.join(format!("{}.json", entry.digest()))
     }
 }
 

@@ -106,6 +106,14 @@ pub(super) struct Seen {
     pub(super) body: String,
 }
 
+impl Seen {
+    /// Whether it is no page: at most the words for its status.
+    pub(super) fn is_plain(&self) -> bool {
+        let words = self.body.starts_with(&self.status.to_string()) && self.body.lines().count() == 1;
+        self.head.contains("content-type: text/plain") && (words || self.body.is_empty())
+    }
+}
+
 /// Asks a port on this machine as a browser would, with these headers in the place of the usual ones.
 pub(super) fn ask(method: &str, address: &str, headers: &[(&str, &str)]) -> Seen {
     let url = url::Url::parse(address).unwrap();
@@ -413,7 +421,10 @@ fn a_no_on_the_page_is_told_and_nothing_is_kept() {
     let sandbox = Sandbox::new();
     sandbox.configure_login("");
     let (page, run) = fail_to_sign_in(&sandbox, &Consent::denied(), &[]);
-    assert!(page.body.contains("<p>The sign-in was refused: access_denied.</p>"), "{page:?}");
+    assert!(
+        page.body.contains("<p>The sign-in was refused: somebody chose not to allow it.</p>"),
+        "{page:?}"
+    );
     assert!(page.body.contains("Nothing was kept"), "{page:?}");
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(logins(&sandbox).is_empty() && sandbox.google.token_requests().is_empty());
