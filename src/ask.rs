@@ -52,8 +52,12 @@ pub enum NamedSource {
     Gcloud { variables: GcloudVariables },
     /// A metadata server, Google's own where no host is given.
     Metadata { host: Option<String> },
-    /// The stored login of one account.
-    Login { account: String },
+    /// The stored login of one account, in this directory where it is not the answerer's own.
+    Login {
+        account: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<PathBuf>,
+    },
     /// What a home holds: the login stored in one directory, else what gcloud keeps in another.
     Home { state: Option<PathBuf>, gcloud: Option<PathBuf> },
 }

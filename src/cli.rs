@@ -5,6 +5,8 @@
 mod completions;
 mod control;
 mod doctor;
+#[cfg(not(target_os = "macos"))]
+mod keychain;
 mod keyring;
 mod login;
 mod logout;
@@ -95,6 +97,10 @@ enum Command {
     },
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
+    /// Ask the keychain in the place of another valetkey
+    #[cfg(not(target_os = "macos"))]
+    #[command(name = "__vault", hide = true)]
+    Keychain,
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man { directory: PathBuf },
@@ -158,6 +164,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Reload => control::reload(environment),
         Command::Doctor { url, source } => doctor::run(environment, source.credential, url.as_deref()),
         Command::Completions { shell } => completions::completions(shell),
+        #[cfg(not(target_os = "macos"))]
+        Command::Keychain => keychain::run(),
         Command::Man { directory } => completions::manual(&directory),
     }
 }

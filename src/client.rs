@@ -23,6 +23,7 @@ use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::http::server::failure_from_problem;
 use crate::paths::{Paths, check_private};
+use crate::registry::Registry;
 
 /// Asks on behalf of one process.
 #[derive(Debug)]
@@ -60,6 +61,13 @@ impl Client {
     /// When a socket is named that cannot be one, or a variable that decides cannot be read.
     pub fn locate(&self) -> Result<(Carrier, Option<NamedSource>), Failure> {
         locate::locate(&self.environment, &self.paths, self.flag.as_deref())
+    }
+
+    /// Whether the configuration says which account this registry is for.
+    #[must_use]
+    pub fn has_rule_for(&self, registry: &Registry) -> bool {
+        let project = registry.repository.as_ref().map(|(project, _)| project.as_str());
+        self.config.accounts.iter().any(|rule| rule.matches(&registry.host, project))
     }
 
     /// Gets a credential before the ask's deadline, whatever the network does.

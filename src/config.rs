@@ -216,7 +216,18 @@ impl TryFrom<AccountRuleWire> for AccountRule {
         if registry.is_none() && project.is_none() {
             return Err("an account needs a `registry`, a `project`, or both, to say what it is for");
         }
-        Ok(Self { account, registry: registry.map(|host| host.to_ascii_lowercase()), project })
+        if account.is_empty() || account.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err("`account` is not the e-mail address of a sign-in");
+        }
+        let registry = registry.map(|host| host.to_ascii_lowercase());
+        // A rule that can match nothing would leave its registry to another identity.
+        if registry.as_ref().is_some_and(|host| !is_host_and_port(host)) {
+            return Err("`registry` is not a host or host:port, as it stands in URLs");
+        }
+        if project.as_ref().is_some_and(|project| project.is_empty() || project.contains(['/', ' '])) {
+            return Err("`project` is not the name of a project");
+        }
+        Ok(Self { account, registry, project })
     }
 }
 
@@ -401,13 +412,17 @@ fn browser_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
 
 fn host_and_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let (host, port) = text.split_once(':').unwrap_or((&text, "443"));
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
-    if !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok() {
+    if is_host_and_port(&text) {
         Ok(text)
     } else {
         Err(serde::de::Error::custom(format!("{text:?} is not a lower-case host or host:port")))
     }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "443"));
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
+    !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok()
 }
 
 /// `true` or `false`: whether a helper may start the daemon.

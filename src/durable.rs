@@ -3,8 +3,9 @@
 //! A file is written under a temporary name in its own directory, synced, renamed over the old one, and then the
 //! directory is synced. It is created with mode 0600; nobody else can read it at any moment.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// Puts new content in the place of a file. On an error the old content stays.
@@ -13,7 +14,7 @@ use std::path::Path;
 /// When the file system does not take it.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = parent(path)?;
-    let mut new = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
+    let mut new = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(bare)?;
     new.write_all(content)?;
     new.as_file().sync_all()?;
     new.persist(path).map_err(|error| error.error)?;
@@ -30,6 +31,29 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(error) => Err(error),
         Ok(()) => sync(parent(path)?),
     }
+}
+
+/// Makes a directory for good, with the ones above it, each with mode 0700. What is there already stays as it is.
+///
+/// # Errors
+/// When the file system does not take it, or something else is in its place.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = parent(path)?;
+    create_directory(above)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        // Somebody else may have been quicker.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync(above),
+    }
+}
+
+/// Without the temporary name, which says nothing to a person: whoever tells of it names the file that was meant.
+fn bare(error: io::Error) -> io::Error {
+    if error.raw_os_error().is_some() { error } else { error.kind().into() }
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {
@@ -50,6 +74,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_error_says_what_is_wrong_and_no_name_that_nobody_knows() {
+        let top = tempfile::tempdir().unwrap();
+        let error = replace(&top.path().join("missing/file"), b"new").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(!error.to_string().contains(TEMPORARY), "{error}");
+    }
+
+    #[test]
     fn content_is_replaced_whole_and_for_the_owner_only() {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("file");
@@ -61,5 +93,19 @@ mod tests {
         assert_eq!(std::fs::read_dir(top.path()).unwrap().count(), 1, "nothing else is left");
         remove(&path).unwrap();
         remove(&path).unwrap();
+    }
+
+    #[test]
+    fn directories_are_made_for_the_owner_only_and_left_as_they_are() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("one/two");
+        create_directory(&path).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o700, 0o700));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        create_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o755);
+        std::fs::write(top.path().join("file"), "").unwrap();
+        assert!(create_directory(&top.path().join("file/below")).is_err());
     }
 }

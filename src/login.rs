@@ -61,9 +61,21 @@ pub enum SignInFault {
     /// Somebody else signed in.
     #[error("{got} signed in, and --account names {wanted}")]
     OtherAccount { wanted: String, got: String },
+    /// Nobody knows who signed in.
+    #[error("the server does not vouch for who signed in, and --account names {0}")]
+    Unnamed(String),
+    /// What gcloud has does not allow what Google's registries ask for.
+    #[error("gcloud's sign-in has not the permission {0}")]
+    TooNarrow(String),
+    /// It was taken over, and the file is still there.
+    #[error("the sign-in of {account} is kept, and gcloud's file {} cannot be removed", path.display())]
+    NotRemoved { account: String, path: PathBuf, source: io::Error },
     /// There is no file to take over.
     #[error("there is no sign-in of gcloud's to take over: {0}")]
     NothingToAdopt(String),
+    /// There is none at all.
+    #[error("no login is stored")]
+    NobodyIsSignedIn,
     /// No such login.
     #[error("no login of {0} is stored")]
     NoLogin(String),
@@ -82,9 +94,13 @@ impl Fault for SignInFault {
     fn kind(&self) -> Kind {
         match self {
             Self::ClientFile { .. } | Self::Several(_) => Kind::Usage,
-            Self::NoHome | Self::Listen(_) | Self::Random => Kind::Local,
-            Self::Refused(_) | Self::Unticked(_) | Self::OtherAccount { .. } => Kind::Refused,
-            Self::NothingToAdopt(_) | Self::NoLogin(_) => Kind::NotFound,
+            Self::NoHome | Self::Listen(_) | Self::Random | Self::NotRemoved { .. } => Kind::Local,
+            Self::Refused(_)
+            | Self::Unticked(_)
+            | Self::TooNarrow(_)
+            | Self::OtherAccount { .. }
+            | Self::Unnamed(_) => Kind::Refused,
+            Self::NothingToAdopt(_) | Self::NoLogin(_) | Self::NobodyIsSignedIn => Kind::NotFound,
             Self::TimedOut => Kind::Deadline,
             Self::NoRefreshToken => Kind::Upstream,
             Self::Source(fault) => fault.kind(),
@@ -107,7 +123,14 @@ impl Fault for SignInFault {
             Self::OtherAccount { .. } => {
                 "choose that account in the browser, or leave --account out".to_owned()
             }
+            Self::Unnamed(_) => "leave --account out".to_owned(),
+            Self::TooNarrow(_) => {
+                "run `gcloud auth application-default login` again, with the permissions that it asks for by itself"
+                    .to_owned()
+            }
+            Self::NotRemoved { .. } => "remove it by hand".to_owned(),
             Self::NothingToAdopt(_) => "run `gcloud auth application-default login` first".to_owned(),
+            Self::NobodyIsSignedIn => return None,
             Self::NoLogin(_) => "run `valetkey status` to see which there are".to_owned(),
             Self::Several(_) => "name one with --account, or all of them with --all".to_owned(),
             Self::Source(fault) => return fault.hint(),
@@ -155,7 +178,7 @@ pub async fn sign_in(
     mut pasted: mpsc::Receiver<String>,
     tell: &mut (dyn FnMut(Step<'_>) + Send),
 ) -> Result<Login, SignInFault> {
-    let vault = keep::choose(vaults, wish.vault, tell).await?;
+    let vault = keep::choose(vaults, state, wish.vault, tell).await?;
     let loopback = Loopback::bind().map_err(SignInFault::Listen)?;
     let attempt = Attempt::new(wish.client, loopback.port(), wish.access, wish.account)?;
     let until = Instant::now() + PATIENCE;
@@ -177,7 +200,10 @@ pub async fn sign_in(
             tell(Step::Answered);
             finish(world, vaults, state, &attempt, vault, &code).await
         }
-        Callback::Refused(error) => Err(SignInFault::Refused(error)),
+        Callback::Refused(error) => Err(SignInFault::Refused(match error.as_str() {
+            "access_denied" => "somebody chose not to allow it".to_owned(),
+            _ => error,
+        })),
     };
     open.show(match &outcome {
         Ok(login) => Page::SignedIn { account: login.account.clone(), vault },

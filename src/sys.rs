@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 #[cfg(target_os = "linux")]
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -46,7 +47,18 @@ pub fn harden() {
     let _ = process::setrlimit(Resource::Core, nothing);
     #[cfg(target_os = "linux")]
     let _ = process::set_dumpable_behavior(process::DumpableBehavior::NotDumpable);
-    process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let before = process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    UMASK.get_or_init(|| before);
+}
+
+/// Starts a program that is a person's own and not a part of us: the files that it creates are for whom they
+/// would be without us. What we create ourselves meanwhile has its mode said.
+pub fn with_own_umask<T>(start: impl FnOnce() -> T) -> T {
+    let Some(own) = UMASK.get() else { return start() };
+    let ours = process::umask(*own);
+    let started = start();
+    process::umask(ours);
+    started
 }
 
 /// Lifts the soft limit of open files to the hard one: one descriptor a connection.
@@ -153,6 +165,12 @@ pub fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }
 
+/// Ends this process from a thread that is not the one which does the work.
+#[expect(clippy::exit, reason = "the thread that should return to main may be blocked for ever")]
+pub fn end_process(code: i32) -> ! {
+    std::process::exit(code)
+}
+
 /// Ends a process group that we started.
 pub fn kill_group(leader: u32) {
     let Some(pid) = i32::try_from(leader).ok().and_then(process::Pid::from_raw) else { return };
@@ -206,6 +224,9 @@ pub fn same_file(one: &Path, other: &Path) -> bool {
         _ => false,
     }
 }
+
+/// The one that this process was started with.
+static UMASK: OnceLock<rustix::fs::Mode> = OnceLock::new();
 
 #[cfg(test)]
 mod tests {

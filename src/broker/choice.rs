@@ -37,7 +37,7 @@ pub fn named(flag: Option<&Path>, environment: &Environment) -> Result<Option<Na
 fn by_word(word: &Path, environment: &Environment) -> Result<NamedSource, Failure> {
     Ok(match word.to_str() {
         Some(account) if account.contains('@') && !account.contains(['/', '\\']) => {
-            NamedSource::Login { account: account.to_owned() }
+            NamedSource::Login { account: account.to_owned(), state: None }
         }
         Some("gcloud") => NamedSource::Gcloud { variables: gcloud_variables(environment)? },
         Some("metadata") => NamedSource::Metadata { host: metadata_host(environment)? },
@@ -148,8 +148,9 @@ impl Sources {
             Some(NamedSource::File { path }) => vec![Candidate::File(path.clone())],
             Some(NamedSource::Gcloud { variables }) => vec![Candidate::Gcloud(variables.clone())],
             Some(NamedSource::Metadata { host }) => vec![Candidate::Metadata(host.clone())],
-            Some(NamedSource::Login { account }) => {
-                self.state.iter().map(|state| stored(state, Some(account))).collect()
+            Some(NamedSource::Login { account, state }) => {
+                let state = state.as_deref().or(self.state.as_deref());
+                state.map(|state| stored(state, Some(account))).into_iter().collect()
             }
             Some(NamedSource::GcloudDirectory { path }) => in_gcloud(Some(path)),
             Some(NamedSource::Home { state, gcloud }) => {
@@ -253,10 +254,15 @@ impl Upstream for Sources {
     /// Where nothing is named, the asking process's own home decides, which may not be ours; and in our own the
     /// table of accounts.
     fn deciding(&self, ask: &Ask, registry: Option<&Registry>) -> Option<NamedSource> {
+        let (gcloud, state) = (&ask.directory, &ask.state);
+        if let Some(NamedSource::Login { account, state: None }) = &ask.source {
+            // An account is that of the asking process's home, too.
+            let elsewhere = state.clone().filter(|state| Some(state) != self.state.as_ref());
+            return Some(NamedSource::Login { account: account.clone(), state: elsewhere });
+        }
         if ask.source.is_some() || self.default.is_some() {
             return ask.source.clone();
         }
-        let (gcloud, state) = (&ask.directory, &ask.state);
         // An older helper tells only the one; a listener that is not the owner's, neither.
         let elsewhere =
             (gcloud.is_some() && *gcloud != self.gcloud) || (state.is_some() && *state != self.state);
@@ -269,7 +275,7 @@ impl Upstream for Sources {
         let registry = registry?;
         let project = registry.repository.as_ref().map(|(project, _)| project.as_str());
         let rule = self.rules.iter().find(|rule| rule.matches(&registry.host, project))?;
-        Some(NamedSource::Login { account: rule.account.clone() })
+        Some(NamedSource::Login { account: rule.account.clone(), state: None })
     }
 }
 

@@ -111,7 +111,14 @@ impl Call<'_> {
         }
         // From here on there are secrets in memory. Other keyrings start with what we were started with.
         sys::harden();
-        let got = client.credential(Ask { asker, ..Ask::new(service) });
+        let got = client.credential(Ask { asker: asker.clone(), ..Ask::new(service) });
+        if let (Err(_), Some(asker)) = (&got, &asker)
+            && service.contains("://")
+            && client.has_rule_for(&registry)
+        {
+            // The bare host, which pip asks for next, would be given another account.
+            refusals::remember(&client.paths, asker, &registry.host);
+        }
         let outcome = got.map_err(End::from).and_then(|got| {
             if let Some(warning) = got.warning {
                 terminal::whisper(&format!("warning: {}", warning.one_line()));

@@ -1,6 +1,6 @@
 //! `valetkey login`: the sign-in, as a person sees it.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::google::accounts::{Accounts, Login};
 use crate::google::source::World;
-use crate::login::adopt::adopt;
+use crate::login::adopt::{self, adopt};
 use crate::login::{SignInFault, Step, Wish, client, sign_in};
 use crate::sys;
 use crate::vault::{Vault, Vaults};
@@ -49,12 +49,12 @@ pub(super) fn run(environment: Environment, flags: Flags) -> Result<ExitCode, Fa
     let place = Place::new(environment)?;
     let runtime = fallback::runtime()?;
     let login = if flags.adopt {
-        runtime.block_on(place.adopt(flags.remove))
+        runtime.block_on(place.adopt(None, flags.remove))
     } else {
         let client = runtime.block_on(place.oauth_client(&flags));
         match client? {
             Some(client) => runtime.block_on(place.sign_in(flags, client)),
-            None => return place.without_client(&runtime, flags.no_browser),
+            None => return place.without_client(&runtime, &flags),
         }
     };
     // The thread that waits for a paste may still wait.
@@ -95,7 +95,7 @@ impl Place {
         }
         let accounts = Accounts::load(&self.state)?;
         let until = Instant::now() + Duration::from_secs(120);
-        Ok(client::remembered(&self.vaults, &accounts, flags.account.as_deref(), until).await)
+        client::remembered(&self.vaults, &accounts, flags.account.as_deref(), until).await
     }
 
     async fn sign_in(&self, flags: Flags, client: OauthClient) -> Result<Login, SignInFault> {
@@ -106,28 +106,37 @@ impl Place {
             vault: self.client.config.vault,
             browser: !flags.no_browser,
         };
-        let pasted = pasted_lines();
+        let (pass_on, pasted) = mpsc::channel(1);
+        let mut pass_on = Some(pass_on);
+        let mut spinner = None;
+        let mut tell = |step: Step<'_>| {
+            spinner = None;
+            spinner = show(&step);
+            // Not before: a terminal's input is the shell's as long as nobody is asked to paste.
+            if let (Step::Open { paste: true, .. }, Some(pass_on)) = (step, pass_on.take()) {
+                read_pasted(pass_on);
+            }
+        };
+        sign_in(&self.world, &self.vaults, &self.state, wish, pasted, &mut tell).await
+    }
+
+    async fn adopt(&self, account: Option<&str>, and_remove: bool) -> Result<Login, SignInFault> {
         let mut spinner = None;
         let mut tell = |step: Step<'_>| {
             spinner = None;
             spinner = show(&step);
         };
-        sign_in(&self.world, &self.vaults, &self.state, wish, pasted, &mut tell).await
-    }
-
-    async fn adopt(&self, remove: bool) -> Result<Login, SignInFault> {
-        let mut tell = |step: Step<'_>| drop(show(&step));
         let gcloud = self.client.paths.gcloud.as_deref();
-        let choice = self.client.config.vault;
-        adopt(&self.world, &self.vaults, &self.state, gcloud, choice, remove, &mut tell).await
+        let wish = adopt::Wish { account, vault: self.client.config.vault, and_remove };
+        let adopted = adopt(&self.world, &self.vaults, &self.state, gcloud, wish, &mut tell).await;
+        if let Err(SignInFault::NotRemoved { .. }) = &adopted {
+            self.refresh_daemon();
+        }
+        adopted
     }
 
     /// Nothing says as which product to ask for consent: gcloud can ask as itself.
-    fn without_client(
-        &self,
-        runtime: &tokio::runtime::Runtime,
-        no_browser: bool,
-    ) -> Result<ExitCode, Failure> {
+    fn without_client(&self, runtime: &tokio::runtime::Runtime, flags: &Flags) -> Result<ExitCode, Failure> {
         let file = self.client.paths.gcloud.as_ref().map(|directory| directory.join(ADC));
         if file.is_some_and(|file| file.exists()) {
             return Err(no_client().with_hint(
@@ -153,21 +162,23 @@ impl Place {
              take the result over? [Y/n] ",
         );
         let mut answer = String::new();
-        let read = std::io::stdin().lock().read_line(&mut answer);
-        if read.is_err() || !matches!(answer.trim(), "" | "y" | "Y" | "yes") {
+        // The end of the input is no answer.
+        let read = std::io::stdin().lock().take(64).read_line(&mut answer).unwrap_or_default();
+        if read == 0 || !matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes") {
             return Err(no_client().with_hint("name a client of your own with --client-id-file"));
         }
-        let status = Command::new(&gcloud)
+        let mut command = Command::new(&gcloud);
+        command
             .args(["auth", "application-default", "login"])
-            .args(no_browser.then_some("--no-browser"))
-            .status()
-            .map_err(|error| {
-                Failure::new(Kind::Local, format!("cannot run {}", gcloud.display())).with_cause(error)
-            })?;
+            // gcloud's own `--no-browser` needs a second gcloud where the browser is.
+            .args(flags.no_browser.then_some("--no-launch-browser"));
+        let status = sys::with_own_umask(|| command.status()).map_err(|error| {
+            Failure::new(Kind::Local, format!("cannot run {}", gcloud.display())).with_cause(error)
+        })?;
         if !status.success() {
             return Err(Failure::new(Kind::Refused, "gcloud did not sign in"));
         }
-        let login = runtime.block_on(self.adopt(false))?;
+        let login = runtime.block_on(self.adopt(flags.account.as_deref(), false))?;
         self.tell(&login)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -211,35 +222,43 @@ fn show(step: &Step<'_>) -> Option<terminal::Spinner> {
             if *paste {
                 terminal::say(
                     "If that browser is on another machine, it ends at an address that begins with\n\
-                     http://127.0.0.1 and cannot be shown. Paste that address here: ",
+                     http://127.0.0.1 and cannot be shown. Paste that address here:\n",
                 );
             } else {
                 return Some(terminal::Spinner::start("waiting for the browser"));
             }
         }
-        Step::BadPaste(problem) => terminal::say(&format!("{problem}; paste it here: ")),
+        Step::BadPaste(problem) => terminal::say(&format!("{problem}; try again:\n")),
         Step::Answered => return Some(terminal::Spinner::start("finishing the sign-in")),
     }
     None
 }
 
-/// Lines that a person pastes. The thread waits for them as long as the process lives.
-fn pasted_lines() -> mpsc::Receiver<String> {
-    let (pass_on, pasted) = mpsc::channel(1);
+/// Passes on the lines that a person pastes. The thread waits for them as long as the process lives.
+fn read_pasted(pass_on: mpsc::Sender<String>) {
     let read = move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if line.len() > LONGEST_PASTE || line.trim().is_empty() {
-                continue;
-            }
-            if pass_on.blocking_send(line).is_err() {
+        let mut stdin = std::io::stdin().lock();
+        while let Some(line) = next_line(&mut stdin) {
+            if !line.trim().is_empty() && pass_on.blocking_send(line).is_err() {
                 return;
             }
         }
     };
     // Without the thread there is no paste, and still the browser.
     let _ = std::thread::Builder::new().name("paste".to_owned()).spawn(read);
-    let _ = std::io::stderr().flush();
-    pasted
+}
+
+/// The next line, or the beginning of one that no address is as long as.
+fn next_line(from: &mut impl BufRead) -> Option<String> {
+    let mut line = Vec::new();
+    let read = from.take(LONGEST_PASTE).read_until(b'\n', &mut line).ok()?;
+    if read == 0 {
+        return None;
+    }
+    if line.last() != Some(&b'\n') {
+        from.skip_until(b'\n').ok()?;
+    }
+    Some(String::from_utf8_lossy(&line).into_owned())
 }
 
 fn no_client() -> Failure {
@@ -249,4 +268,4 @@ fn no_client() -> Failure {
 const HOW_TO: &str = "  1. in Google's console, under APIs & Services, Credentials, create an OAuth client ID of the type Desktop app
   2. download its JSON file and run `valetkey login --client-id-file FILE`, or write its client_id and
      client_secret under [oauth] in /etc/valetkey/config.toml or ";
-const LONGEST_PASTE: usize = 16 << 10;
+const LONGEST_PASTE: u64 = 16 << 10;

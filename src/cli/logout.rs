@@ -17,6 +17,7 @@ pub(super) fn run(environment: Environment, account: Option<String>, all: bool) 
     sys::harden();
     let place = Place::new(environment)?;
     let runtime = fallback::runtime()?;
+    let mut failed: Option<Failure> = None;
     for account in accounts(&place, account, all)? {
         let spinner = terminal::Spinner::start("telling Google");
         let gcloud = place.client.paths.gcloud.as_deref();
@@ -24,8 +25,15 @@ pub(super) fn run(environment: Environment, account: Option<String>, all: bool) 
         drop(spinner);
         // Some of it may be done although it failed in the middle.
         place.refresh_daemon();
-        let not_revoked = ended?.into_iter().find_map(|ended| ended.not_revoked);
-        match not_revoked {
+        let ended = match ended {
+            Ok(ended) => ended,
+            // One that does not go keeps none of the others.
+            Err(fault) => {
+                failed.replace(fault.into()).iter().for_each(terminal::report);
+                continue;
+            }
+        };
+        match ended.into_iter().find_map(|ended| ended.not_revoked) {
             None => print(&format!("signed out {account}; the sign-in is revoked and forgotten\n"))?,
             Some(failure) => {
                 print(&format!("signed out {account}; the sign-in is forgotten\n"))?;
@@ -34,7 +42,7 @@ pub(super) fn run(environment: Environment, account: Option<String>, all: bool) 
         }
     }
     runtime.shutdown_background();
-    Ok(ExitCode::SUCCESS)
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// Whose: the one that is named, or the only one there is.
@@ -43,7 +51,7 @@ fn accounts(place: &Place, named: Option<String>, all: bool) -> Result<Vec<Strin
     let known: Vec<String> = known.collect::<BTreeSet<_>>().into_iter().collect();
     match (named, known.len()) {
         (Some(account), _) => Ok(vec![account]),
-        (None, 0) => Err(SignInFault::NoLogin("any account".to_owned())),
+        (None, 0) => Err(SignInFault::NobodyIsSignedIn),
         (None, many) if many > 1 && !all => Err(SignInFault::Several(known)),
         (None, _) => Ok(known),
     }

@@ -104,6 +104,13 @@ fn login_for_people(login: &Value) -> String {
     let names = |scope: &Value| scope.as_str().map(|it| printable(it.rsplit('/').next().unwrap_or(it)));
     let scopes: Vec<_> = login["scopes"].as_array().into_iter().flatten().filter_map(names).collect();
     out += &format!("           scopes: {}\n", scopes.join(", "));
+    if let Some(ends) = login["ends"].as_str().and_then(parse_rfc3339) {
+        let left = between(now, ends);
+        let when = if left.is_zero() { "is over".to_owned() } else { format!("ends in {}", in_words(left)) };
+        out += &format!(
+            "           {when}, as all sign-ins with a client in testing mode do after seven days\n"
+        );
+    }
     if let Some(problem) = login["problem"].as_object() {
         let word = |member: &str| printable(problem.get(member).and_then(Value::as_str).unwrap_or_default());
         out += &format!("           DEAD: {}; {}\n", word("text"), word("remedy"));

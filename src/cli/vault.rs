@@ -45,7 +45,11 @@ pub(super) fn run(environment: Environment, to: Option<To>) -> Result<ExitCode, 
     let moved = runtime.block_on(move_all(&place.vaults, &place.state, to));
     drop(spinner);
     place.refresh_daemon();
-    for login in moved? {
+    let moved = moved?;
+    if moved.is_empty() {
+        terminal::whisper(&format!("nothing to move: no login is kept anywhere but in the {}", to.word()));
+    }
+    for login in moved {
         print(&format!("{} ({}): moved to the {}\n", login.account, login.access.word(), to.word()))?;
     }
     Ok(ExitCode::SUCCESS)

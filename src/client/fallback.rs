@@ -80,6 +80,8 @@ pub fn lives_long(client: &Client, source: Option<&NamedSource>) -> bool {
                 let file = CredentialFile::read(path, &sources.world.endpoints);
                 Some(matches!(file, Ok(CredentialFile::AuthorizedUser(_))))
             }
+            // What systemd hands to this very service is nothing that a daemon outside of it would have.
+            Candidate::Systemd(path) => path.exists().then_some(false),
             _ => None,
         });
         let _ = tell.send(lives.unwrap_or(false));

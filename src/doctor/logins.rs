@@ -29,7 +29,7 @@ pub(super) async fn examine(client: &Client, tell: &mut dyn FnMut(Finding)) {
         });
     }
     for rule in &client.config.accounts {
-        if !accounts.logins.iter().any(|login| login.account == rule.account) {
+        if !accounts.logins.iter().any(|login| login.is_of(&rule.account)) {
             tell(Finding::note(
                 "login",
                 format!(

@@ -90,12 +90,19 @@ impl Login {
         Entry { account: self.account.clone(), access: self.access }
     }
 
-    /// The scope to ask for at a refresh: only one that was granted word for word may be named. Without one the
-    /// token is as wide as the login.
+    /// Whether it is of this account. Whoever writes an address by hand may write it in capitals.
+    #[must_use]
+    pub fn is_of(&self, account: &str) -> bool {
+        self.account.eq_ignore_ascii_case(account)
+    }
+
+    /// The scope to ask for at a refresh: only one that was granted word for word may be named, and never with
+    /// gcloud's client. Without one the token is as wide as the login.
     #[must_use]
     pub fn scope_for(&self, access: Access) -> Option<&'static str> {
         let scope = access.scope();
-        self.scopes.iter().any(|granted| granted == scope).then_some(scope)
+        let granted = self.scopes.iter().any(|granted| granted == scope);
+        (granted && !self.adopted).then_some(scope)
     }
 }
 
@@ -156,7 +163,7 @@ impl Accounts {
     /// The account that is taken where nothing names another.
     #[must_use]
     pub fn default_account(&self) -> Option<&str> {
-        let is_there = |account: &&String| self.logins.iter().any(|login| login.account == **account);
+        let is_there = |account: &&String| self.logins.iter().any(|login| login.is_of(account));
         let first = || self.logins.first().map(|login| &login.account);
         self.chosen.as_ref().filter(is_there).or_else(first).map(String::as_str)
     }
@@ -164,8 +171,7 @@ impl Accounts {
     /// The login of an account that gives this access: to read, the one that can do no more, if there is one.
     #[must_use]
     pub fn login(&self, account: &str, access: Access) -> Option<&Login> {
-        let find =
-            |access| self.logins.iter().find(|login| login.account == account && login.access == access);
+        let find = |access| self.logins.iter().find(|login| login.is_of(account) && login.access == access);
         find(access).or_else(|| find(Access::Write).filter(|_| access == Access::Read))
     }
 
@@ -282,7 +288,7 @@ mod tests {
         accounts.put(login("a@example.test", Access::Write));
         assert_eq!(accounts.login("a@example.test", Access::Read).unwrap().access, Access::Write);
         accounts.put(login("a@example.test", Access::Read));
-        assert_eq!(accounts.login("a@example.test", Access::Read).unwrap().access, Access::Read);
+        assert_eq!(accounts.login("A@Example.test", Access::Read).unwrap().access, Access::Read);
         accounts.forget(&login("a@example.test", Access::Write).entry());
         assert_eq!(accounts.login("a@example.test", Access::Write), None, "reading does not publish");
         assert_eq!(accounts.login("b@example.test", Access::Read), None);

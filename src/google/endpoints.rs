@@ -38,6 +38,12 @@ impl Endpoints {
         self.configured.token.as_deref().unwrap_or(TOKEN)
     }
 
+    /// Whether tokens come from Google itself.
+    #[must_use]
+    pub fn is_google(&self) -> bool {
+        self.token() == TOKEN
+    }
+
     /// Where a browser is sent to sign in.
     #[must_use]
     pub fn authorization(&self) -> &str {

@@ -1,15 +1,14 @@
 //! The gcloud program: `gcloud config config-helper --format=json(credential)`.
 //!
 //! It is a shell script that starts Python, takes half a second and more, and may hang on a proxy or a lock. So
-//! it runs in a process group of its own that is ended when the time is over, with its output capped. The expiry
+//! it runs in a process group of its own that is ended when the time is over (see `process`). The expiry
 //! is the one that it prints: the token comes from its own cache and may be nearly dead.
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::time::Instant;
 
@@ -17,8 +16,8 @@ use super::source::{Request, SourceFault, World};
 use crate::ask::GcloudVariables;
 use crate::clock::parse_rfc3339;
 use crate::error::printable;
+use crate::process::{self, Finished, RunFault};
 use crate::secret::{AccessToken, Secret};
-use crate::sys;
 
 /// Asks gcloud, with `variables` on top of the environment.
 ///
@@ -87,18 +86,12 @@ struct Core {
     account: Option<String>,
 }
 
-struct Output {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
 async fn run(
     program: &Path,
     world: &World,
     variables: &GcloudVariables,
     request: Request,
-) -> Result<Output, SourceFault> {
+) -> Result<Finished, SourceFault> {
     let start = Instant::now();
     let mut command = Command::new(program);
     command
@@ -109,62 +102,20 @@ async fn run(
         .envs(world.environment.iter().filter(|(name, _)| !chooses_account(name)))
         .envs(variables.iter())
         .env("CLOUDSDK_CORE_DISABLE_PROMPTS", "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    let failed = |error: std::io::Error| SourceFault::Failed {
-        what: format!("{}", program.display()),
-        problem: error.to_string(),
-        remedy: None,
-    };
-    let mut child = command.spawn().map_err(failed)?;
-    let group = Group(child.id());
-    let whole = async {
-        let (stdout, stderr) = tokio::join!(capped(child.stdout.take()), capped(child.stderr.take()));
-        child.wait().await.map(|status| Output { status, stdout, stderr })
-    };
-    match tokio::time::timeout_at(request.until, whole).await {
-        Ok(output) => {
-            let output = output.map_err(failed)?;
-            group.disarm();
-            Ok(output)
-        }
-        Err(_) => Err(SourceFault::Deadline { what: "gcloud".to_owned(), waited: start.elapsed() }),
-    }
-}
-
-/// Ends the whole group when the asking is given up: gcloud's own children hold its output open.
-struct Group(Option<u32>);
-
-impl Group {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(leader) = self.0 {
-            sys::kill_group(leader);
-        }
-    }
-}
-
-/// Reads to the end and keeps the beginning.
-async fn capped(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let mut kept = Vec::new();
-    if let Some(mut stream) = stream {
-        let _ = (&mut stream).take(LARGEST).read_to_end(&mut kept).await;
-        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
-    }
-    kept
+        .stderr(Stdio::piped());
+    process::run(&mut command, b"", request.until).await.map_err(|fault| match fault {
+        RunFault::Start(error) => SourceFault::Failed {
+            what: format!("{}", program.display()),
+            problem: error.to_string(),
+            remedy: None,
+        },
+        RunFault::Deadline => SourceFault::Deadline { what: "gcloud".to_owned(), waited: start.elapsed() },
+    })
 }
 
 /// gcloud's error is a paragraph; its first line says what happened. No account at all means that gcloud is not
 /// in use here.
-fn refusal(output: &Output) -> SourceFault {
+fn refusal(output: &Finished) -> SourceFault {
     let text = String::from_utf8_lossy(&output.stderr);
     if text.contains("do not currently have an active account") || text.contains("No credentialed accounts") {
         return SourceFault::Absent("gcloud is on PATH but has no account".to_owned());
@@ -183,5 +134,3 @@ fn chooses_account(name: &OsStr) -> bool {
     name.to_str()
         .is_some_and(|name| name == "GOOGLE_APPLICATION_CREDENTIALS" || GcloudVariables::admits(name))
 }
-
-const LARGEST: u64 = 64 << 10;

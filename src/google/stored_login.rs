@@ -40,6 +40,9 @@ pub enum LoginFault {
     /// Google does not take the refresh token any more.
     #[error("the login of {account} is dead: {reason}")]
     Dead { account: String, reason: String, remedy: String },
+    /// The server gave a new refresh token and ended the old one, and the new one could not be stored.
+    #[error("the login of {account} is lost: its new refresh token could not be stored")]
+    Lost { account: String, source: VaultFault, remedy: String },
     /// Another process refreshes it and does not come to an end.
     #[error("the login of {account} is being refreshed by another process that does not end")]
     Busy { account: String },
@@ -52,7 +55,9 @@ impl Fault for LoginFault {
     fn kind(&self) -> Kind {
         match self {
             Self::Accounts(fault) => fault.kind(),
-            Self::Nobody { .. } | Self::ReadOnly { .. } | Self::Dead { .. } => Kind::NeedsLogin,
+            Self::Nobody { .. } | Self::ReadOnly { .. } | Self::Dead { .. } | Self::Lost { .. } => {
+                Kind::NeedsLogin
+            }
             Self::Vault(fault) => fault.kind(),
             Self::Busy { .. } | Self::Silent(_) => Kind::Deadline,
         }
@@ -66,7 +71,7 @@ impl Fault for LoginFault {
                 Some(format!("run `valetkey login --write --account {account}` to publish with it"))
             }
             Self::Vault(fault) => fault.hint(),
-            Self::Dead { remedy, .. } => Some(remedy.clone()),
+            Self::Dead { remedy, .. } | Self::Lost { remedy, .. } => Some(remedy.clone()),
             Self::Busy { .. } => Some("try again in a moment".to_owned()),
             Self::Silent(_) => Some("check that file system".to_owned()),
         }
@@ -132,7 +137,9 @@ impl Refresh<'_> {
         let vault_until = request.until.min(Instant::now() + VAULT_PATIENCE);
         let secret = vaults.read(self.login.vault, &entry, vault_until).await.map_err(LoginFault::from)?;
         let mut health = Health::load(self.state, &entry);
-        if health.rotates {
+        // The first refresh tells whether this server is one that changes them. Google is not.
+        let unknown = health.refreshed.is_none() && !self.world.endpoints.is_google();
+        if health.rotates || unknown {
             // The old one will be dead: there has to be room for the new one.
             vaults.probe(self.login.vault, vault_until).await.map_err(LoginFault::from)?;
         }
@@ -145,7 +152,8 @@ impl Refresh<'_> {
                     let new = StoredSecret { refresh_token: new, ..secret };
                     // Whatever the asker's deadline is: the old one is dead.
                     let until = Instant::now() + VAULT_PATIENCE;
-                    vaults.write(self.login.vault, &entry, &new, until).await.map_err(LoginFault::from)?;
+                    let stored = vaults.write(self.login.vault, &entry, &new, until).await;
+                    stored.map_err(|source| self.lost(source))?;
                 }
                 (health.refreshed, health.problem) = (Some(now), None);
                 health.store(self.state, &entry);
@@ -179,9 +187,11 @@ impl Refresh<'_> {
         let mut form = vec![
             ("grant_type", "refresh_token"),
             ("client_id", secret.client_id.as_str()),
-            ("client_secret", secret.client_secret.expose()),
             ("refresh_token", secret.refresh_token.expose()),
         ];
+        // A client without one must not send an empty one.
+        let client_secret = secret.client_secret.expose();
+        form.extend((!client_secret.is_empty()).then_some(("client_secret", client_secret)));
         form.extend(self.login.scope_for(request.access).map(|scope| ("scope", scope)));
         let exchange = Exchange {
             url: self.world.endpoints.token(),
@@ -234,6 +244,10 @@ impl Refresh<'_> {
             return "nobody used it for six months".to_owned();
         }
         "it was revoked, or the account's password was changed".to_owned()
+    }
+
+    fn lost(&self, source: VaultFault) -> LoginFault {
+        LoginFault::Lost { account: self.login.account.clone(), source, remedy: self.sign_in_again() }
     }
 
     fn sign_in_again(&self) -> String {

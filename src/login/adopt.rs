@@ -15,7 +15,7 @@ use crate::google::accounts::Login;
 use crate::google::credential_file::CredentialFile;
 use crate::google::endpoints::Endpoints;
 use crate::google::oauth::Exchange;
-use crate::google::source::{SourceFault, World};
+use crate::google::source::World;
 use crate::vault::{StoredSecret, Vaults};
 
 /// Whether gcloud's file still holds this refresh token: to revoke it would sign gcloud's user out, too.
@@ -25,17 +25,26 @@ pub fn is_shared(gcloud: Option<&Path>, secret: &StoredSecret, endpoints: &Endpo
     matches!(file, Some(Ok(CredentialFile::AuthorizedUser(user))) if user.refresh_token == secret.refresh_token)
 }
 
-/// Takes the file over; `and_remove` removes it once the vault has it.
+/// What a person wants.
+#[derive(Debug)]
+pub struct Wish<'a> {
+    /// Whose sign-in it has to be.
+    pub account: Option<&'a str>,
+    pub vault: VaultChoice,
+    /// Remove the file once the vault has what is in it.
+    pub and_remove: bool,
+}
+
+/// Takes the file over.
 ///
 /// # Errors
-/// When there is none, or it is dead, or the vault does not take it.
+/// When there is none, or it is dead, or somebody else's, or the vault does not take it.
 pub async fn adopt(
     world: &World,
     vaults: &Vaults,
     state: &Path,
     gcloud: Option<&Path>,
-    choice: VaultChoice,
-    and_remove: bool,
+    wish: Wish<'_>,
     tell: &mut (dyn FnMut(Step<'_>) + Send),
 ) -> Result<Login, SignInFault> {
     let nothing = |text: String| SignInFault::NothingToAdopt(text);
@@ -49,7 +58,7 @@ pub async fn adopt(
             return Err(nothing(format!("{} is a service account's key", path.display())));
         }
     };
-    let vault = keep::choose(vaults, choice, tell).await?;
+    let vault = keep::choose(vaults, state, wish.vault, tell).await?;
     let form = [
         ("grant_type", "refresh_token"),
         ("client_id", user.client_id.as_str()),
@@ -68,7 +77,14 @@ pub async fn adopt(
     let told = granted.token.identity.clone().or(user.account).filter(|email| is_plain(email));
     let scopes = granted.scopes.unwrap_or_default();
     if !scopes.iter().any(|scope| scope == Access::Write.scope()) {
-        return Err(SignInFault::Unticked(Access::Write.scope().to_owned()));
+        return Err(SignInFault::TooNarrow(Access::Write.scope().to_owned()));
+    }
+    match (wish.account, &told) {
+        (Some(wanted), None) => return Err(SignInFault::Unnamed(wanted.to_owned())),
+        (Some(wanted), Some(got)) if !wanted.eq_ignore_ascii_case(got) => {
+            return Err(SignInFault::OtherAccount { wanted: wanted.to_owned(), got: got.clone() });
+        }
+        _ => {}
     }
     let login = Login {
         account: told.unwrap_or_else(|| format!("unknown-{}", user.refresh_token.fingerprint())),
@@ -83,8 +99,9 @@ pub async fn adopt(
     let refresh_token = granted.refresh_token.unwrap_or(user.refresh_token);
     let secret = StoredSecret { refresh_token, client_id: user.client_id, client_secret: user.client_secret };
     keep::keep(vaults, state, &login, &secret).await?;
-    if and_remove {
-        durable::remove(&path).map_err(|source| SourceFault::Unreadable { path, source })?;
+    if wish.and_remove {
+        let account = login.account.clone();
+        durable::remove(&path).map_err(|source| SignInFault::NotRemoved { account, path, source })?;
     }
     Ok(login)
 }

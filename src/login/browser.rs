@@ -5,6 +5,7 @@ use std::time::Duration;
 use webbrowser::{Browser, BrowserOptions};
 
 use crate::environment::Environment;
+use crate::sys;
 
 /// Asks the desktop to open an address. Whether a person then sees it, nobody can tell.
 ///
@@ -19,7 +20,9 @@ pub async fn open(environment: &Environment, url: &str) -> Result<(), String> {
     }
     let url = url.to_owned();
     let open = tokio::task::spawn_blocking(move || {
-        webbrowser::open_browser_with_options(Browser::Default, &url, &BrowserOptions::new())
+        let open = || webbrowser::open_browser_with_options(Browser::Default, &url, &BrowserOptions::new());
+        // A browser that is started here goes on without us, and saves files.
+        sys::with_own_umask(open)
     });
     match tokio::time::timeout(PATIENCE, open).await {
         Ok(Ok(Ok(()))) | Err(_) => Ok(()),

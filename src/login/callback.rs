@@ -5,18 +5,19 @@
 //! a page's script made says so itself. An answer with a wrong state changes nothing. The browser is led away
 //! from the address with the code before it shows anything.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderValue, LOCATION, ORIGIN};
+use hyper::header::{ALLOW, HOST, HeaderValue, LOCATION, ORIGIN};
 use hyper::{Method, Request, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::exchange::CALLBACK;
 use super::page::{Page, page, plain};
@@ -115,17 +116,17 @@ impl Loopback {
     pub fn open(self, state: Secret) -> Open {
         let (answer, received) = mpsc::channel(1);
         let (outcome, known) = watch::channel(None);
-        let shown = Arc::new(Notify::new());
+        let (tabs, waiting) = watch::channel(0);
         let door = Arc::new(Door {
             host: format!("127.0.0.1:{}", self.port),
             state,
             answer: Mutex::new(Some(answer)),
             known,
-            shown: Arc::clone(&shown),
+            tabs,
         });
         let (close, closed) = oneshot::channel();
         let serving = tokio::spawn(serve(self.listener, door, closed));
-        Open { received, outcome, shown, close, serving }
+        Open { received, outcome, waiting, close, serving }
     }
 }
 
@@ -134,7 +135,8 @@ impl Loopback {
 pub struct Open {
     received: mpsc::Receiver<Callback>,
     outcome: watch::Sender<Option<Page>>,
-    shown: Arc<Notify>,
+    /// How many tabs have not seen the outcome that they wait for.
+    waiting: watch::Receiver<usize>,
     close: oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -148,11 +150,10 @@ impl Open {
         }
     }
 
-    /// Shows the outcome to the browser that waits for it, and closes.
-    pub async fn show(self, page: Page) {
+    /// Shows the outcome to every tab that waits for it, and closes. After a paste there is none.
+    pub async fn show(mut self, page: Page) {
         self.outcome.send_replace(Some(page));
-        // Who pasted the answer has no browser that comes back.
-        let _ = timeout(LAST_LOOK, self.shown.notified()).await;
+        let _ = timeout(LAST_LOOK, self.waiting.wait_for(|tabs| *tabs == 0)).await;
         let _ = self.close.send(());
         let _ = timeout(LAST_LOOK, self.serving).await;
     }
@@ -165,21 +166,54 @@ struct Door {
     /// Taken by the first answer.
     answer: Mutex<Option<mpsc::Sender<Callback>>>,
     known: watch::Receiver<Option<Page>>,
-    shown: Arc<Notify>,
+    tabs: watch::Sender<usize>,
+}
+
+/// A tab that brought the answer and waits for what becomes of it.
+struct Tab<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Tab<'a> {
+    fn new(tabs: &'a watch::Sender<usize>) -> Self {
+        tabs.send_modify(|tabs| *tabs += 1);
+        Self(tabs)
+    }
+
+    /// It is sent to the page, and counts until that is asked for.
+    fn lead_on(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Tab<'_> {
+    /// Closed before there was anything to see.
+    fn drop(&mut self) {
+        seen(self.0);
+    }
+}
+
+fn seen(tabs: &watch::Sender<usize>) {
+    tabs.send_modify(|tabs| *tabs = tabs.saturating_sub(1));
 }
 
 async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: oneshot::Receiver<()>) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     let mut tasks = JoinSet::new();
+    let mut lines = VecDeque::new();
     loop {
         tokio::select! {
-            Ok((stream, _)) = listener.accept() => {
+            accepted = listener.accept() => match accepted {
                 // Whose connection it is, the kernel says. Root may do what it likes anyway.
-                let ours = peer_uid(&stream).is_some_and(|uid| uid == sys::own_uid() || uid == 0);
-                if ours && tasks.len() < MOST_CONNECTIONS {
-                    tasks.spawn(connection(Arc::clone(&door), stream));
+                Ok((stream, _)) => {
+                    let ours = peer_uid(&stream).is_some_and(|uid| uid == sys::own_uid() || uid == 0);
+                    if ours && make_room(&mut lines) {
+                        let line = Arc::new(Line::default());
+                        lines.push_back(Arc::clone(&line));
+                        tasks.spawn(connection(Arc::clone(&door), stream, line));
+                    }
                 }
-            }
+                // No descriptor is left, mostly; one will be.
+                Err(_) => sleep(BREATH).await,
+            },
             Some(_) = tasks.join_next() => {}
             // Also when whoever waited gave up.
             _ = &mut closed => break,
@@ -191,8 +225,21 @@ async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: one
     let _ = timeout(GOODBYE, rest).await;
 }
 
-async fn connection(door: Arc<Door>, stream: TcpStream) {
-    let line = Arc::new(Line::default());
+/// Hangs up the line that has been silent for longest where there are too many: whoever holds lines open without
+/// a word does not keep the answer out.
+fn make_room(lines: &mut VecDeque<Arc<Line>>) -> bool {
+    lines.retain(|line| Arc::strong_count(line) > 1);
+    if lines.len() < MOST_CONNECTIONS {
+        return true;
+    }
+    let silent = lines.iter().position(|line| !line.is_busy()).and_then(|at| lines.remove(at));
+    silent.is_some_and(|line| {
+        line.hang_up();
+        true
+    })
+}
+
+async fn connection(door: Arc<Door>, stream: TcpStream, line: Arc<Line>) {
     serve_connection(stream, &line, |request| door.answer(request)).await;
 }
 
@@ -200,8 +247,9 @@ impl Door {
     async fn answer(&self, request: Request<Incoming>) -> Reply {
         let headers = request.headers();
         let mut hosts = headers.get_all(HOST).iter();
-        if !matches!((hosts.next(), hosts.next()), (Some(host), None) if host.as_bytes() == self.host.as_bytes())
-        {
+        let own = matches!((hosts.next(), hosts.next()), (Some(host), None) if host.as_bytes() == self.host.as_bytes());
+        // A target with a host of its own is what a proxy is asked for.
+        if !own || request.uri().authority().is_some() {
             return plain(StatusCode::BAD_REQUEST);
         }
         let says = |name: &str, wanted: &str| headers.get(name).is_none_or(|value| value == wanted);
@@ -210,7 +258,9 @@ impl Door {
             return plain(StatusCode::FORBIDDEN);
         }
         if request.method() != Method::GET {
-            return plain(StatusCode::METHOD_NOT_ALLOWED);
+            let mut reply = plain(StatusCode::METHOD_NOT_ALLOWED);
+            reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+            return reply;
         }
         match request.uri().path() {
             CALLBACK => self.callback(request.uri().query().unwrap_or_default()).await,
@@ -224,6 +274,7 @@ impl Door {
             Err(Wrong::State) => page(StatusCode::BAD_REQUEST, &Page::OtherAttempt),
             Err(Wrong::Shape) => page(StatusCode::BAD_REQUEST, &Page::NoAnswer),
             Ok(callback) => {
+                let tab = Tab::new(&self.tabs);
                 let first = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
                 // A second tab waits for what becomes of the first; its code is not looked at.
                 if let Some(first) = first {
@@ -238,6 +289,7 @@ impl Door {
                 };
                 let mut reply = plain(StatusCode::SEE_OTHER);
                 reply.headers_mut().insert(LOCATION, HeaderValue::from_static(to));
+                tab.lead_on();
                 reply
             }
         }
@@ -246,7 +298,7 @@ impl Door {
     fn outcome(&self) -> Reply {
         match &*self.known.borrow() {
             Some(outcome) => {
-                self.shown.notify_one();
+                seen(&self.tabs);
                 page(StatusCode::OK, outcome)
             }
             None => plain(StatusCode::NOT_FOUND),
@@ -260,6 +312,7 @@ const MOST_CONNECTIONS: usize = 64;
 /// A browser follows a redirect at once.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 const GOODBYE: Duration = Duration::from_millis(500);
+const BREATH: Duration = Duration::from_millis(50);
 /// The exchange, and the vault, which may ask a person for a password.
 const OUTCOME: Duration = Duration::from_secs(180);
 

@@ -12,7 +12,7 @@ use crate::google::accounts::Accounts;
 use crate::google::endpoints::Endpoints;
 use crate::paths::read_regular;
 use crate::secret::Secret;
-use crate::vault::Vaults;
+use crate::vault::{StoredSecret, Vaults};
 
 /// Reads the file that Google's console gives for a client of the type "Desktop app".
 ///
@@ -53,17 +53,28 @@ pub fn built_in() -> Option<OauthClient> {
 
 /// The client of an earlier sign-in, of this account if there is one. What was adopted from gcloud has gcloud's
 /// client, and is passed over.
+///
+/// # Errors
+/// When the vault that has it does not open.
 pub async fn remembered(
     vaults: &Vaults,
     accounts: &Accounts,
     account: Option<&str>,
     until: Instant,
-) -> Option<OauthClient> {
+) -> Result<Option<OauthClient>, SignInFault> {
     let own = |login: &&crate::google::accounts::Login| !login.adopted;
-    let of_account = accounts.logins.iter().filter(own).find(|login| Some(login.account.as_str()) == account);
-    let login = of_account.or_else(|| accounts.logins.iter().find(own))?;
-    let secret = vaults.read(login.vault, &login.entry(), until).await.ok()?;
-    Some(OauthClient { client_id: secret.client_id, client_secret: secret.client_secret })
+    let mut logins: Vec<_> = accounts.logins.iter().filter(own).collect();
+    logins.sort_by_key(|login| account.is_none_or(|account| !login.is_of(account)));
+    for login in logins {
+        match vaults.read(login.vault, &login.entry(), until).await {
+            Ok(StoredSecret { client_id, client_secret, .. }) => {
+                return Ok(Some(OauthClient { client_id, client_secret }));
+            }
+            Err(fault) if fault.is_missing() => {}
+            Err(fault) => return Err(fault.into()),
+        }
+    }
+    Ok(None)
 }
 
 #[derive(Deserialize)]

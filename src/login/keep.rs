@@ -23,12 +23,15 @@ use crate::vault::{Entry, StoredSecret, Vault, Vaults};
 /// Which vault it will be. A keychain that is there and cannot be used is an error, never a step to a file.
 ///
 /// # Errors
-/// When that vault would not take an entry now.
+/// When that vault would not take an entry now, or the list of logins could not name it.
 pub async fn choose(
     vaults: &Vaults,
+    state: &Path,
     choice: VaultChoice,
     tell: &mut (dyn FnMut(Step<'_>) + Send),
 ) -> Result<Vault, SignInFault> {
+    let directory = state.to_owned();
+    blocking(move || Accounts::load(&directory)).await?;
     if choice == VaultChoice::File {
         vaults.probe(Vault::File, soon()).await?;
         return Ok(Vault::File);
@@ -80,11 +83,11 @@ pub async fn move_all(vaults: &Vaults, state: &Path, to: Vault) -> Result<Vec<Lo
         let _alone = alone(state, &entry).await?;
         let secret = vaults.read(login.vault, &entry, patiently()).await?;
         vaults.write(to, &entry, &secret, patiently()).await?;
-        let (directory, new) = (state.to_owned(), Login { vault: to, ..login.clone() });
+        let (directory, moving) = (state.to_owned(), entry.clone());
         let still_there = blocking(move || {
             Accounts::change(&directory, |accounts| {
-                let same = accounts.logins.iter_mut().find(|login| login.entry() == new.entry())?;
-                *same = new;
+                let same = accounts.logins.iter_mut().find(|login| login.entry() == moving)?;
+                same.vault = to;
                 Some(())
             })
         })
@@ -117,7 +120,7 @@ pub async fn sign_out(
     account: &str,
 ) -> Result<Vec<Ended>, SignInFault> {
     let logins: Vec<_> =
-        Accounts::load(state)?.logins.into_iter().filter(|login| login.account == account).collect();
+        Accounts::load(state)?.logins.into_iter().filter(|login| login.is_of(account)).collect();
     if logins.is_empty() {
         return Err(SignInFault::NoLogin(account.to_owned()));
     }
@@ -127,7 +130,7 @@ pub async fn sign_out(
         let _alone = alone(state, &entry).await?;
         let not_revoked = match vaults.read(login.vault, &entry, patiently()).await {
             Ok(secret) => end(world, gcloud, &login, &secret).await.err(),
-            Err(fault) if fault.is_missing() => None,
+            Err(fault) if fault.is_missing() => Some(not_revoked_without_secret()),
             Err(fault) => return Err(fault.into()),
         };
         vaults.delete(login.vault, &entry, patiently()).await?;
@@ -137,6 +140,11 @@ pub async fn sign_out(
         ended.push(Ended { login, not_revoked });
     }
     Ok(ended)
+}
+
+/// There was nothing to tell Google about.
+fn not_revoked_without_secret() -> Failure {
+    Failure::new(Kind::NotFound, "its refresh token is not in the vault any more").with_hint(AT_GOOGLE)
 }
 
 /// Ends one refresh token at Google.
@@ -155,9 +163,8 @@ async fn end(
         return Err(not("no endpoint for that is configured")
             .with_hint("name it as `endpoints.revocation` in config.toml"));
     };
-    let hint = "remove valetkey's access at https://myaccount.google.com/connections";
     let outcome = revoke(world, url, &secret.refresh_token, soon()).await;
-    outcome.map_err(|fault| Failure::from(fault).with_hint(hint))
+    outcome.map_err(|fault| Failure::from(fault).with_hint(AT_GOOGLE))
 }
 
 /// Nobody refreshes this login meanwhile.
@@ -192,5 +199,7 @@ fn patiently() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
 
+/// Where a person ends what valetkey cannot.
+const AT_GOOGLE: &str = "remove its access at https://myaccount.google.com/connections";
 /// Longer than an ask lives.
 const LOCK: Duration = Duration::from_secs(12);

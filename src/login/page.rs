@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
 use hyper::header::{
-    CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    CONNECTION, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use ring::digest;
 
@@ -44,7 +44,7 @@ pub fn page(status: StatusCode, page: &Page) -> Reply {
 /// An answer without a page, for whatever is not a person's browser.
 #[must_use]
 pub fn plain(status: StatusCode) -> Reply {
-    harden(reply(status, "text/plain; charset=utf-8", ""))
+    harden(reply(status, "text/plain; charset=utf-8", format!("{status}\n")))
 }
 
 fn words(page: &Page) -> (&'static str, &'static str, String) {
@@ -94,6 +94,8 @@ fn harden(mut reply: Reply) -> Reply {
     if let Ok(policy) = HeaderValue::try_from(policy) {
         headers.insert(CONTENT_SECURITY_POLICY, policy);
     }
+    // The port is about to close: no connection outlives its answer.
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     for name in ["cross-origin-opener-policy", "cross-origin-resource-policy"] {
@@ -106,7 +108,11 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Begins a sentence, unless it begins with a name: an address or a host is written as it is.
 fn capital(text: &str) -> String {
+    if text.split(' ').next().is_some_and(|word| word.contains(['@', '.', ':', '/'])) {
+        return text.to_owned();
+    }
     let mut rest = text.chars();
     rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }

@@ -123,7 +123,9 @@ fn status_has_its_documented_shape() {
     let token = &status["tokens"][0];
     assert_eq!(token["access"], "read");
     assert_eq!(token["fingerprint"].as_str().map(str::len), Some(8));
-    assert!(status["sources"][0].as_str().unwrap().starts_with("application default credentials"));
+    assert_eq!(status["sources"][0], "stored login");
+    assert!(status["sources"][1].as_str().unwrap().starts_with("application default credentials"));
+    assert_eq!(status["logins"], serde_json::json!([]));
     sandbox.hear(run.stdout.as_bytes());
     let people = sandbox.run(sandbox.valetkey().arg("status"));
     sandbox.hear(people.stdout.as_bytes());

@@ -238,7 +238,7 @@ fn a_helper_with_another_home_gets_the_identity_of_that_home() {
     status.arg("status").env("HOME", sandbox.path("other"));
     let shown = sandbox.run(status.env("XDG_CONFIG_HOME", sandbox.path("home/.config"))).stdout;
     assert!(
-        shown.contains("1. application default credentials") && shown.contains("/other/.config"),
+        shown.contains("2. application default credentials") && shown.contains("/other/.config"),
         "{shown}"
     );
     let identities: Vec<_> =

@@ -13,6 +13,8 @@ mod harness;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
+mod accounts;
+mod adopt;
 mod command_line;
 mod daemon;
 mod delegation;
@@ -21,10 +23,15 @@ mod identity;
 mod key_file;
 mod leak_hunt;
 mod login;
+mod login_attacks;
+mod login_dead;
+mod logout;
 mod network;
 mod peers;
 mod socket_directory;
 mod token_endpoint;
+mod vault;
+mod vault_crash;
 
 use harness::Run;
 

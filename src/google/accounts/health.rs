@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use super::AccountsFault;
 use crate::durable;
 use crate::paths::read_regular;
-use crate::secret::digest_word;
 use crate::vault::Entry;
 
 /// What is known of one login. Times are RFC 3339.
@@ -66,7 +65,7 @@ impl Health {
 /// # Errors
 /// When the lock cannot be had in this directory, or in that time.
 pub fn lock(state: &Path, entry: &Entry, patience: Duration) -> Result<File, AccountsFault> {
-    let path = state.join("health").join(format!("{}.lock", name(entry)));
+    let path = state.join("health").join(format!("{}.lock", entry.digest()));
     let lock = directory(state).and_then(|_| super::lock(&path, patience));
     match lock {
         Ok(Some(lock)) => Ok(lock),
@@ -82,11 +81,7 @@ fn directory(state: &Path) -> io::Result<PathBuf> {
 }
 
 fn file(state: &Path, entry: &Entry) -> PathBuf {
-    state.join("health").join(format!("{}.json", name(entry)))
-}
-
-fn name(entry: &Entry) -> String {
-    digest_word(format!("{} {}", entry.account, entry.access.word()).as_bytes())
+    state.join("health").join(format!("{}.json", entry.digest()))
 }
 
 const LARGEST: u64 = 16 << 10;
