@@ -124,7 +124,8 @@ impl ProxyGrant {
             return Err(Failure::new(Kind::Refused, text).with_hint(format!("add to config.toml: {line}")));
         }
         if access > self.access {
-            let text = format!("reading {project}/{name} at {} is granted here, writing is not", registry.host);
+            let text =
+                format!("reading {project}/{name} at {} is granted here, writing is not", registry.host);
             return Err(Failure::new(Kind::Refused, text)
                 .with_hint("upload from outside, or through a listener with a grant to write"));
         }
@@ -270,7 +271,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_line_that_would_grant_it() {
-        let refused = check(&[], Access::Read, "europe-west1-python.pkg.dev/acme/private/simple/").unwrap_err();
+        let refused =
+            check(&[], Access::Read, "europe-west1-python.pkg.dev/acme/private/simple/").unwrap_err();
         let hint = "add to config.toml: [build] repositories = [\"europe-west1/acme/private\"]";
         assert_eq!((refused.kind, refused.hint.as_deref()), (Kind::Refused, Some(hint)));
         let refused = check(&[], Access::Read, "localhost:8443/acme/private/simple/").unwrap_err();

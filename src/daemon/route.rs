@@ -256,7 +256,8 @@ mod tests {
 
     #[test]
     fn what_is_not_granted_has_no_route() {
-        let reader = Grant { credential: Some(Access::Read), proxy: None, named_sources: false, control: false };
+        let reader =
+            Grant { credential: Some(Access::Read), proxy: None, named_sources: false, control: false };
         let routes = Routes::compile("test".into(), reader);
         assert_eq!(routes.find(&Method::POST, "/v1/credential"), Some(Route::Credential(Access::Read)));
         for (method, path) in [

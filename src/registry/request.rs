@@ -57,15 +57,7 @@ fn repository(host: &str, format: Format, path: &str) -> Option<(String, String)
         // Where every format's downloads and uploads are sent on to, on the same host.
         (
             _,
-            [
-                "artifacts-downloads" | "artifacts-uploads",
-                "namespaces",
-                project,
-                "repositories",
-                name,
-                _,
-                ..,
-            ],
+            ["artifacts-downloads" | "artifacts-uploads", "namespaces", project, "repositories", name, _, ..],
         ) => ((*project).to_owned(), *name),
         (_, ["artifacts-downloads" | "artifacts-uploads", ..]) => return None,
         (Format::Docker, ["v2", rest @ ..]) => image(host, rest)?,
