@@ -169,7 +169,7 @@ impl Pattern {
         let name = repository_of_host(&registry.host).or_else(|| segments.next());
         let name = name.filter(|name| is_name(name)).ok_or_else(shape)?.to_owned();
         // What people copy: the repository itself, or its index.
-        if !matches!(segments.collect::<Vec<_>>().as_slice(), [] | [""] | ["simple"] | ["simple", ""]) {
+        if !matches!(segments.collect::<Vec<_>>().as_slice(), [] | ["" | "simple"] | ["simple", ""]) {
             return Err(shape());
         }
         Ok(Self { place: Place::Host(registry.host), project: project.to_owned(), name })

@@ -399,7 +399,7 @@ fn a_client_that_goes_away_cuts_the_way_to_the_registry() {
     // In the middle of a body.
     sandbox.google.registry_fault(PAGE, Fault::HugeBody(1 << 40));
     let mut stream = begin();
-    stream.read_exact(&mut [0; 1 << 16]).unwrap();
+    stream.read_exact(&mut vec![0; 1 << 16]).unwrap();
     assert_eq!(connections(&sandbox), 1);
     drop(stream);
     Sandbox::wait_until("the connection is cut", || connections(&sandbox) == 0);
