@@ -1,3 +1,4 @@
 //! How bytes reach the daemon.
 
+pub mod tcp;
 pub mod unix;
