@@ -126,7 +126,8 @@ fn main() {
     }
     if wanted(Measure::Proxy) {
         say("a large file through the registry proxy, and 64 at once");
-        proxy::against_nginx(&mut table, &sandboxes, if arguments.quick { 3 } else { 15 });
+        let rounds = if arguments.quick { 3 } else { (arguments.rounds / 5).max(15) };
+        proxy::against_nginx(&mut table, &sandboxes, rounds);
     }
     if wanted(Measure::Size) {
         for sandbox in &sandboxes {
