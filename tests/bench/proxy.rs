@@ -25,7 +25,7 @@ pub(crate) fn against_nginx(table: &mut Table, sandboxes: &[Sandbox<'_>; 2], rou
         super::say("no nginx on this machine; on Debian: apt-get install nginx-light");
         return;
     };
-    let upstream = Upstream::start(nginx, sandboxes[0].path("upstream"));
+    let upstream = Upstream::start(nginx, &sandboxes[0].path("upstream"));
     let peers = Peers::start(nginx, sandboxes[0].path("nginx"), upstream.port);
     let mut ways: Vec<Way> = vec![
         Way::new("nginx, as Debian ships it", peers.socket("plain"), "/wheel".into()),
@@ -48,7 +48,7 @@ pub(crate) fn against_nginx(table: &mut Table, sandboxes: &[Sandbox<'_>; 2], rou
         let target = format!("/registry/localhost:{port}/acme/private/wheel");
         ways.push(Way::new(sandbox.build.name, sandbox.socket(), target));
     }
-    for round in 0..rounds + 1 {
+    for round in 0..=rounds {
         let mut order: Vec<usize> = (0..ways.len()).collect();
         order.shuffle(&mut rand::thread_rng());
         for index in order {
@@ -186,7 +186,7 @@ struct Upstream {
 }
 
 impl Upstream {
-    fn start(program: &str, directory: PathBuf) -> Self {
+    fn start(program: &str, directory: &Path) -> Self {
         fs::create_dir_all(directory.join("files/acme/private")).expect("a directory");
         let file = fs::File::create(directory.join("files/acme/private/wheel")).expect("a file");
         file.set_len(SIZE as u64).expect("room");
@@ -204,7 +204,7 @@ impl Upstream {
             directory.display()
         );
         let answers = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-        Self { port, certificate, _nginx: Nginx::start(program, &directory, &http, answers) }
+        Self { port, certificate, _nginx: Nginx::start(program, directory, &http, answers) }
     }
 }
 
