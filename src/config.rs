@@ -13,10 +13,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::clock::parse_duration;
+use crate::config::listeners::{ExtraListener, Terms};
+use crate::config::policy::Policy;
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
 use crate::paths::{Paths, open_regular};
@@ -78,6 +81,12 @@ pub struct Config {
     pub oauth_client: Option<OauthClient>,
     /// Which login is for which registry; the first that matches decides.
     pub accounts: Vec<AccountRule>,
+    /// On which terms builds and containers are served.
+    pub build: Terms,
+    /// Further listeners.
+    pub listeners: Vec<ExtraListener>,
+    /// The ceiling.
+    pub policy: Policy,
     /// Whether a helper may start the daemon.
     pub auto_start: bool,
     /// After this time without work a daemon ends.
@@ -117,22 +126,41 @@ pub enum Format {
 }
 
 impl Format {
-    /// Reads the word that stands in a host name.
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Python,
+        Self::Docker,
+        Self::Npm,
+        Self::Maven,
+        Self::Go,
+        Self::Apt,
+        Self::Yum,
+        Self::Generic,
+        Self::Googet,
+        Self::Kfp,
+    ];
+
+    /// The word that stands in a host name.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Docker => "docker",
+            Self::Npm => "npm",
+            Self::Maven => "maven",
+            Self::Go => "go",
+            Self::Apt => "apt",
+            Self::Yum => "yum",
+            Self::Generic => "generic",
+            Self::Googet => "googet",
+            Self::Kfp => "kfp",
+        }
+    }
+
+    /// Reads that word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Some(match word {
-            "python" => Self::Python,
-            "docker" => Self::Docker,
-            "npm" => Self::Npm,
-            "maven" => Self::Maven,
-            "go" => Self::Go,
-            "apt" => Self::Apt,
-            "yum" => Self::Yum,
-            "generic" => Self::Generic,
-            "googet" => Self::Googet,
-            "kfp" => Self::Kfp,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|format| format.word() == word)
     }
 }
 
@@ -255,6 +283,13 @@ impl Config {
                 config.files.push(path);
             }
         }
+        let path = PathBuf::from(POLICY);
+        if let Some(text) = read(&path)? {
+            config.policy = parse(&path, &text)?;
+            let policy = &config.policy;
+            config.registries.retain(|registry| policy.allows_host(&registry.host));
+            config.files.push(path);
+        }
         config.overlay_variables(environment)?;
         Ok(config)
     }
@@ -269,6 +304,10 @@ impl Config {
         self.oauth_client = file.oauth.or(self.oauth_client.take());
         // The user's own rules come before those of the machine.
         self.accounts.splice(0..0, file.account);
+        if let Some(build) = file.build {
+            self.build = build;
+        }
+        self.listeners.extend(file.listener);
         self.auto_start = file.daemon.auto_start.unwrap_or(self.auto_start);
         self.idle = file.daemon.idle.unwrap_or(self.idle);
         self.log = file.log.unwrap_or(self.log);
@@ -315,6 +354,9 @@ impl Default for Config {
             vault: VaultChoice::Auto,
             oauth_client: None,
             accounts: Vec::new(),
+            build: Terms::default(),
+            listeners: Vec::new(),
+            policy: Policy::default(),
             auto_start: true,
             idle: Duration::from_secs(3600),
             log: LogLevel::Info,
@@ -335,6 +377,8 @@ struct File {
     vault: Option<VaultChoice>,
     oauth: Option<OauthClient>,
     account: Vec<AccountRule>,
+    build: Option<Terms>,
+    listener: Vec<ExtraListener>,
     daemon: Daemon,
 }
 
@@ -374,7 +418,7 @@ fn read(path: &Path) -> Result<Option<String>, ConfigFault> {
     Ok(Some(text))
 }
 
-fn parse(path: &Path, text: &str) -> Result<File, ConfigFault> {
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigFault> {
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
         let line = text.get(..start).unwrap_or_default().matches('\n').count() + 1;
@@ -425,6 +469,8 @@ fn is_host_and_port(text: &str) -> bool {
     !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok()
 }
 
+/// The ceiling of this machine.
+const POLICY: &str = "/etc/valetkey/policy.toml";
 /// `true` or `false`: whether a helper may start the daemon.
 const AUTO_START: &str = "VALETKEY_AUTO_START";
 /// A duration: after how long without work the daemon ends.
@@ -440,7 +486,8 @@ mod tests {
 
     #[test]
     fn unknown_key_is_named_with_file_and_line() {
-        let fault = parse(Path::new("/c.toml"), "log = \"info\"\n\n[daemon]\nidel = \"1h\"\n").unwrap_err();
+        let fault =
+            parse::<File>(Path::new("/c.toml"), "log = \"info\"\n\n[daemon]\nidel = \"1h\"\n").unwrap_err();
         let text = fault.to_string();
         assert!(text.starts_with("/c.toml:4: unknown field `idel`"), "{text}");
     }
@@ -471,7 +518,7 @@ mod tests {
             "[[registry]]\nhost = \"a.test:99999\"",
             "redirect_hosts = [\"https://a.test\"]",
         ] {
-            assert!(parse(Path::new("c"), wrong).is_err(), "{wrong}");
+            assert!(parse::<File>(Path::new("c"), wrong).is_err(), "{wrong}");
         }
     }
 

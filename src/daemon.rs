@@ -9,30 +9,38 @@ pub mod instance;
 pub mod lifecycle;
 pub mod listener;
 pub mod metrics;
+pub mod opening;
 mod passing;
 pub mod peer;
+pub mod post;
 pub mod route;
 pub mod subordinate;
 pub mod terms;
 
 pub use lifecycle::run;
 
+use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::broker::choice::Sources;
-use crate::carrier::unix::inode;
+use crate::carrier::agent::{Budget, Limits};
+use crate::carrier::unix::{bind, inode};
 use crate::clock::Clock;
+use crate::config::listeners::{ExtraListener, Terms as Written};
+use crate::config::policy::Policy;
 use crate::daemon::audit::Log;
-use crate::error::Failure;
-use crate::grant::Grant;
+use crate::daemon::opening::Opening;
+use crate::daemon::post::{Carrier, Post, Purpose};
+use crate::daemon::terms::Terms;
+use crate::error::{Failure, Kind};
 use crate::proxy::{Proxy, TokenFuture, Wanted};
 
 /// Who started the daemon: decides whether it ends by itself, and whether a newer helper may replace it.
@@ -54,13 +62,22 @@ impl StartedBy {
     }
 }
 
+/// What accepts connections, and in which way it speaks.
+#[derive(Debug)]
+pub enum Socket {
+    /// HTTP.
+    Unix(UnixListener),
+    /// The SSH agent's protocol.
+    Agent(UnixListener),
+    /// HTTP, from processes of this machine.
+    Tcp(TcpListener),
+}
+
 /// A socket that is bound, and what it gives.
 #[derive(Debug)]
 pub struct Bound {
-    pub socket: UnixListener,
-    /// Where it is, for `status` and the audit line.
-    pub path: PathBuf,
-    pub grant: Grant,
+    pub socket: Socket,
+    pub post: Arc<Post>,
     /// The file, where it is ours: to be removed at the end, and the end when somebody else removes it.
     pub own: Option<SocketFile>,
 }
@@ -104,6 +121,10 @@ pub struct Loaded {
     pub broker: Broker<Sources>,
     /// Where files may be sent on to, beside Cloud Storage.
     pub redirect_hosts: Vec<String>,
+    /// On which terms builds and containers are served.
+    pub build: Written,
+    pub extra: Vec<ExtraListener>,
+    pub policy: Policy,
 }
 
 /// How the configuration is read.
@@ -126,13 +147,24 @@ pub struct Daemon {
     /// Requests passed on, and the bytes of their answers.
     pub passed: AtomicU64,
     pub passed_bytes: AtomicU64,
-    pub listeners: Vec<(PathBuf, Grant)>,
+    posts: Mutex<Vec<Arc<Post>>>,
+    own_file: OnceLock<SocketFile>,
+    /// What the streams of all agent listeners share.
+    pub streams: Arc<Budget>,
+    /// Where sockets that builds ask for are opened; nowhere where an init system opens ours.
+    pub runtime: Option<PathBuf>,
+    /// Listeners on their way into [`run`].
+    opened: mpsc::UnboundedSender<Bound>,
+    to_serve: Mutex<Option<mpsc::UnboundedReceiver<Bound>>>,
 }
 
 /// What requests are answered with, from one reading of the configuration to the next.
 struct Current {
     broker: Arc<Broker<Sources>>,
     proxy: Proxy,
+    build: Written,
+    extra: Vec<ExtraListener>,
+    policy: Policy,
 }
 
 impl From<Loaded> for Current {
@@ -144,7 +176,34 @@ impl From<Loaded> for Current {
             let broker = Arc::clone(&asked);
             Box::pin(async move { broker.token(&wanted.registry, wanted.access, wanted.refused).await })
         });
-        Self { broker, proxy: Proxy::new(http, hosts, tokens, loaded.redirect_hosts) }
+        Self {
+            broker,
+            proxy: Proxy::new(http, hosts, tokens, loaded.redirect_hosts),
+            build: loaded.build,
+            extra: loaded.extra,
+            policy: loaded.policy,
+        }
+    }
+}
+
+impl Current {
+    /// The terms of a listener, as the configuration has them now.
+    fn terms(&self, purpose: &Purpose) -> Result<Terms, Failure> {
+        let nothing = Written::default();
+        let opened;
+        let written = match purpose {
+            Purpose::Owner => return Ok(Terms::owner()),
+            Purpose::Build => &self.build,
+            Purpose::Extra(address) => {
+                let listed = self.extra.iter().find(|extra| extra.address == *address);
+                listed.map_or(&nothing, |extra| &extra.terms)
+            }
+            Purpose::Opened(opening) => {
+                opened = opening.written();
+                &opened
+            }
+        };
+        Terms::new(written, &self.policy, self.broker.hosts())
     }
 }
 
@@ -171,9 +230,10 @@ impl Daemon {
         log: Log,
         started_by: StartedBy,
         idle: Option<Duration>,
-        listeners: &[Bound],
+        runtime: Option<PathBuf>,
     ) -> Result<Self, Failure> {
         let clock = Clock::system();
+        let (opened, to_serve) = mpsc::unbounded_channel();
         Ok(Self {
             current: RwLock::new(reload()?.into()),
             reload,
@@ -188,7 +248,12 @@ impl Daemon {
             refused: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             passed_bytes: AtomicU64::new(0),
-            listeners: listeners.iter().map(|bound| (bound.path.clone(), bound.grant.clone())).collect(),
+            posts: Mutex::default(),
+            own_file: OnceLock::new(),
+            streams: Budget::new(Limits::default()),
+            runtime,
+            opened,
+            to_serve: Mutex::new(Some(to_serve)),
         })
     }
 
@@ -207,10 +272,108 @@ impl Daemon {
     /// # Errors
     /// What is wrong with it.
     pub fn reload(&self) -> Result<(), Failure> {
-        let current = (self.reload)()?.into();
+        let current: Current = (self.reload)()?.into();
+        let posts = self.posts();
+        let terms = posts.iter().map(|post| current.terms(&post.purpose)).collect::<Result<Vec<_>, _>>()?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        for (post, terms) in posts.iter().zip(terms) {
+            post.set_terms(terms);
+        }
         tracing::info!("configuration read again");
         Ok(())
+    }
+
+    /// A listener for this purpose, on the terms of the configuration.
+    ///
+    /// # Errors
+    /// When those are wrong.
+    pub fn post(&self, name: String, carrier: Carrier, purpose: Purpose) -> Result<Arc<Post>, Failure> {
+        let terms = self.current.read().unwrap_or_else(PoisonError::into_inner).terms(&purpose)?;
+        Ok(Post::new(name, carrier, purpose, terms))
+    }
+
+    /// Further listeners that the configuration names.
+    #[must_use]
+    pub fn extra(&self) -> Vec<ExtraListener> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).extra.clone()
+    }
+
+    /// Begins to serve a listener.
+    pub fn serve(&self, bound: Bound) {
+        self.lock_posts().push(Arc::clone(&bound.post));
+        if let (Purpose::Owner, Some(file)) = (&bound.post.purpose, &bound.own) {
+            let _ = self.own_file.set(file.clone());
+        }
+        // Nobody takes it where the end has begun.
+        let _ = self.opened.send(bound);
+    }
+
+    /// Forgets a listener whose time is over.
+    pub fn close(&self, post: &Arc<Post>) {
+        post.withdraw();
+        self.lock_posts().retain(|other| !Arc::ptr_eq(other, post));
+        self.write_openings();
+    }
+
+    /// What is to be served, for the one who serves it.
+    fn take_opened(&self) -> Option<mpsc::UnboundedReceiver<Bound>> {
+        self.to_serve.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The owner's socket, where its file is ours.
+    fn owners_file(&self) -> Option<SocketFile> {
+        self.own_file.get().cloned()
+    }
+
+    #[must_use]
+    pub fn posts(&self) -> Vec<Arc<Post>> {
+        self.lock_posts().clone()
+    }
+
+    fn lock_posts(&self) -> MutexGuard<'_, Vec<Arc<Post>>> {
+        self.posts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a socket for a build.
+    ///
+    /// # Errors
+    /// When there is nowhere to open it, or what is wanted makes no grant.
+    pub fn open(&self, wanted: opening::Wanted) -> Result<Opening, Failure> {
+        let Some(runtime) = &self.runtime else {
+            return Err(Failure::new(Kind::Refused, "an init system opens the sockets of this daemon")
+                .with_hint("name the listener as [[listener]] in config.toml"));
+        };
+        let opened = self.posts().iter().filter(|post| matches!(post.purpose, Purpose::Opened(_))).count();
+        if opened >= MOST_OPENINGS {
+            return Err(Failure::new(Kind::Refused, "too many sockets for builds are open")
+                .with_hint("run `valetkey stop`, or ask for a shorter --for"));
+        }
+        let opening = Opening::new(runtime, wanted, self.clock.now())?;
+        self.reopen(opening.clone())?;
+        self.write_openings();
+        Ok(opening)
+    }
+
+    /// Opens the socket of a build, perhaps one that an earlier daemon had open.
+    ///
+    /// # Errors
+    /// When it cannot be bound, or the grant cannot be had any more.
+    pub fn reopen(&self, opening: Opening) -> Result<(), Failure> {
+        let path = opening.path.clone();
+        let post = self.post(path.display().to_string(), Carrier::Agent, Purpose::Opened(opening))?;
+        let socket = bind(&path).map_err(|error| cannot_listen(&path, error))?;
+        self.serve(Bound { socket: Socket::Agent(socket), post, own: Some(SocketFile::new(path)) });
+        Ok(())
+    }
+
+    fn write_openings(&self) {
+        let Some(runtime) = &self.runtime else { return };
+        let posts = self.posts();
+        let openings = posts.iter().filter_map(|post| match &post.purpose {
+            Purpose::Opened(opening) => Some(opening.clone()),
+            _ => None,
+        });
+        opening::store(runtime, &openings.collect::<Vec<_>>());
     }
 
     /// Begins the end: no new connections, answers that are owed are given.
@@ -230,6 +393,11 @@ impl Daemon {
         *self.phase.borrow() == Phase::Serving
     }
 
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        !self.is_ready()
+    }
+
     pub fn note_request(&self) {
         *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -239,3 +407,13 @@ impl Daemon {
         *self.last_request.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A socket that cannot be bound, in words.
+#[must_use]
+pub fn cannot_listen(path: &Path, error: std::io::Error) -> Failure {
+    Failure::new(Kind::Local, format!("cannot listen at {}", path.display()))
+        .with_cause(error)
+        .with_hint("make room on that file system, or point XDG_RUNTIME_DIR elsewhere")
+}
+
+const MOST_OPENINGS: usize = 64;

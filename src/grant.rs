@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::ask::Access;
 use crate::error::{Failure, Fault, Kind};
 use crate::registry::request::{location, repository_of_host};
-use crate::registry::{Hosts, Registry};
+use crate::registry::{Format, Hosts, Registry};
 
 /// What one listener gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +124,8 @@ impl ProxyGrant {
             return Err(Failure::new(Kind::Refused, text).with_hint(format!("add to config.toml: {line}")));
         }
         if access > self.access {
-            let text = format!("reading {project}/{name} at {} is granted here, writing is not", registry.host);
+            let text =
+                format!("reading {project}/{name} at {} is granted here, writing is not", registry.host);
             return Err(Failure::new(Kind::Refused, text)
                 .with_hint("upload from outside, or through a listener with a grant to write"));
         }
@@ -141,7 +142,49 @@ impl ProxyGrant {
     }
 }
 
+impl ProxyGrant {
+    /// The hosts that it is about, exact or as `*.SUFFIX`, for whoever has to know them beforehand.
+    #[must_use]
+    pub fn hosts(&self, known: &Hosts) -> Vec<String> {
+        let mut hosts: Vec<String> = match &self.repositories {
+            Repositories::Every => {
+                let google = ["*.pkg.dev", "gcr.io", "*.gcr.io"].map(str::to_owned);
+                google.into_iter().chain(known.extra().map(str::to_owned)).collect()
+            }
+            Repositories::Listed(patterns) => patterns.iter().flat_map(|pattern| pattern.hosts()).collect(),
+        };
+        hosts.sort();
+        hosts.dedup();
+        hosts
+    }
+}
+
+impl Repositories {
+    /// The list, where there is one.
+    #[must_use]
+    pub fn listed(&self) -> Option<&[Pattern]> {
+        match self {
+            Self::Every => None,
+            Self::Listed(patterns) => Some(patterns),
+        }
+    }
+}
+
 impl Pattern {
+    fn hosts(&self) -> Vec<String> {
+        let place = match &self.place {
+            Place::Host(host) => return vec![host.clone()],
+            Place::Location(place) => place,
+        };
+        if repository_of_host(&self.name).is_some() {
+            return vec![self.name.clone()];
+        }
+        let formats = Format::ALL.iter().map(|format| format.word());
+        formats
+            .flat_map(|format| [format!("{place}-{format}.pkg.dev"), format!("{format}.{place}.rep.pkg.dev")])
+            .collect()
+    }
+
     /// Reads either form.
     ///
     /// # Errors
@@ -168,7 +211,7 @@ impl Pattern {
         let name = repository_of_host(&registry.host).or_else(|| segments.next());
         let name = name.filter(|name| is_name(name)).ok_or_else(shape)?.to_owned();
         // What people copy: the repository itself, or its index.
-        if !matches!(segments.collect::<Vec<_>>().as_slice(), [] | [""] | ["simple"] | ["simple", ""]) {
+        if !matches!(segments.collect::<Vec<_>>().as_slice(), [] | ["" | "simple"] | ["simple", ""]) {
             return Err(shape());
         }
         Ok(Self { place: Place::Host(registry.host), project: project.to_owned(), name })
@@ -270,7 +313,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_line_that_would_grant_it() {
-        let refused = check(&[], Access::Read, "europe-west1-python.pkg.dev/acme/private/simple/").unwrap_err();
+        let refused =
+            check(&[], Access::Read, "europe-west1-python.pkg.dev/acme/private/simple/").unwrap_err();
         let hint = "add to config.toml: [build] repositories = [\"europe-west1/acme/private\"]";
         assert_eq!((refused.kind, refused.hint.as_deref()), (Kind::Refused, Some(hint)));
         let refused = check(&[], Access::Read, "localhost:8443/acme/private/simple/").unwrap_err();

@@ -187,7 +187,8 @@ impl Proxy {
             let answer = self.http.stream(request, sent.map(|token| token.fingerprint)).await?;
             if answer.status() == StatusCode::UNAUTHORIZED && hop.with_token {
                 let host = target.registry.host.clone();
-                let refused = ProxyFault::Unauthorized { host: host.clone(), identity: token.identity.clone() };
+                let refused =
+                    ProxyFault::Unauthorized { host: host.clone(), identity: token.identity.clone() };
                 if renewed {
                     return Err(refused.into());
                 }
@@ -219,10 +220,12 @@ impl Proxy {
 
     /// A docker client may ask for a layer of another repository to be mounted in its own: that reads it.
     fn check_mount(&self, grant: &ProxyGrant, target: &Target) -> Result<(), Failure> {
-        let query = target.uri.query().filter(|_| target.registry.format == Format::Docker).unwrap_or_default();
+        let query =
+            target.uri.query().filter(|_| target.registry.format == Format::Docker).unwrap_or_default();
         for (_, from) in url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "from") {
             let path = format!("/v2/{from}/blobs/x");
-            let other = Target::parse(&format!("{}{}{path}", target::PREFIX, target.registry.host), &self.hosts);
+            let other =
+                Target::parse(&format!("{}{}{path}", target::PREFIX, target.registry.host), &self.hosts);
             let registry = other.ok().filter(|other| other.uri.path() == path).map(|other| other.registry);
             let registry = registry.ok_or_else(|| {
                 Failure::new(Kind::Refused, "the repository to mount from is not one that can be granted")

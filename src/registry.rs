@@ -45,6 +45,11 @@ impl Hosts {
         Self { extra: extra.to_vec() }
     }
 
+    /// The hosts that the configuration file names.
+    pub fn extra(&self) -> impl Iterator<Item = &str> {
+        self.extra.iter().map(|extra| extra.host.as_str())
+    }
+
     /// Decides what a service name points at.
     ///
     /// # Errors

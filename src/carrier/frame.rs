@@ -284,8 +284,7 @@ impl<'a> Reader<'a> {
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N], FrameFault> {
-        let (field, rest) =
-            self.0.split_first_chunk().ok_or(FrameFault::Malformed("it is too short"))?;
+        let (field, rest) = self.0.split_first_chunk().ok_or(FrameFault::Malformed("it is too short"))?;
         self.0 = rest;
         Ok(*field)
     }

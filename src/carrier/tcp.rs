@@ -1,81 +1,251 @@
-//! Loopback TCP: whose process is on the other end of a connection.
+//! TCP on loopback: a way to the daemon for clients that can speak to nothing else, and for whatever else runs on this
+//! machine, a browser included. So three things are settled before a request is looked at: the address is loopback,
+//! the other end belongs to a user who may ask, and the request was not made by a web page or passed on by a proxy.
+//!
+//! A page can have its name point at 127.0.0.1 and then is of one origin with us, so its requests are like any other but
+//! for `Host`, which is therefore compared whole. Nothing here ever answers a preflight.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 
-use tokio::net::TcpStream;
+use hyper::header::{FORWARDED, HOST, HeaderMap, HeaderName, ORIGIN};
+use thiserror::Error;
 
-/// The uid behind the other end of a connection between two ends of this machine, by the kernel's table.
+use crate::error::{Fault, Kind};
+
+/// Why a request that came by TCP is not looked at.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum TcpFault {
+    /// A listener anywhere else would serve the network.
+    #[error("{0} is not a loopback address")]
+    NotLoopback(SocketAddr),
+    /// No `Host`, several, or another name than ours: DNS rebinding looks like that.
+    #[error("the request's Host is not this listener")]
+    Host,
+    /// Only web pages and proxies send it.
+    #[error("requests with the header {0} are not answered here")]
+    Header(String),
+}
+
+impl Fault for TcpFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotLoopback(_) => Kind::Configuration,
+            Self::Host | Self::Header(_) => Kind::Refused,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotLoopback(_) => "use 127.0.0.1:PORT or [::1]:PORT".to_owned(),
+            Self::Host => "use the address as 127.0.0.1:PORT, localhost:PORT or [::1]:PORT".to_owned(),
+            Self::Header(_) => return None,
+        })
+    }
+}
+
+/// Binds a listener that only this machine reaches.
+///
+/// # Errors
+/// When the address is not loopback, is taken, or cannot be had.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    if !address.ip().is_loopback() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, TcpFault::NotLoopback(address)));
+    }
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Whether the headers of a request can be those of a client on this machine that means this listener.
+///
+/// # Errors
+/// What tells that they are not.
+pub fn check(headers: &HeaderMap, port: u16) -> Result<(), TcpFault> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let ours = |host: &[u8]| {
+        let name = host.strip_suffix(format!(":{port}").as_bytes());
+        name.is_some_and(|name| [&b"127.0.0.1"[..], b"localhost", b"[::1]"].contains(&name))
+    };
+    if !hosts.next().is_some_and(|host| ours(host.as_bytes())) || hosts.next().is_some() {
+        return Err(TcpFault::Host);
+    }
+    let foreign = |name: &&HeaderName| {
+        *name == ORIGIN
+            || *name == FORWARDED
+            || name.as_str() == "x-forwarded-for"
+            || name.as_str().starts_with("sec-fetch-")
+    };
+    match headers.keys().find(foreign) {
+        Some(name) => Err(TcpFault::Header(name.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// The user at the other end of an open connection between two addresses of this machine, by the kernel's table. Nobody
+/// where the other end is in another network namespace, or has been closed. Reads a file that may be long.
 #[must_use]
-#[cfg(target_os = "linux")]
-pub fn peer_uid(stream: &TcpStream) -> Option<u32> {
-    let (Ok(SocketAddr::V4(ours)), Ok(SocketAddr::V4(theirs))) = (stream.local_addr(), stream.peer_addr())
-    else {
-        return None;
+pub fn peer_uid(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
+    // A client that speaks IPv6 and asks for 127.0.0.1 stands in the other table.
+    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|path| {
+        let table = fs::read_to_string(path).ok()?;
+        uid_in(&table, peer, own)
+    })
+}
+
+/// The same of a connection.
+#[must_use]
+pub fn peer_of(stream: &tokio::net::TcpStream) -> Option<u32> {
+    peer_uid(stream.peer_addr().ok()?, stream.local_addr().ok()?)
+}
+
+/// Finds the other end's own line: its local address is what we call the peer's.
+fn uid_in(table: &str, peer: SocketAddr, own: SocketAddr) -> Option<u32> {
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, local, remote, state, _, _, _, uid, _, inode, ..] = fields.as_slice() else { return None };
+        // What is left of a closed one belongs to nobody, which the table writes as root.
+        let open = OPEN.contains(state) && *inode != "0";
+        let ours = open && same(address(local)?, peer) && same(address(remote)?, own);
+        ours.then(|| uid.parse().ok()).flatten()
+    })
+}
+
+fn same(one: SocketAddr, other: SocketAddr) -> bool {
+    one.ip().to_canonical() == other.ip().to_canonical() && one.port() == other.port()
+}
+
+/// `0100007F:1F90`: words of the machine's own byte order, then a port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (words, port) = text.split_once(':')?;
+    let word = |at: usize| {
+        let word = u32::from_str_radix(words.get(at * 8..at * 8 + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
     };
-    // A program that asks for IPv6 sockets only, as Java's do, has its end of such a connection in the other table.
-    let found = |table: &str, written: fn(SocketAddrV4) -> String| {
-        let lines = BufReader::new(fs::File::open(table).ok()?).lines();
-        let (theirs, ours) = (written(theirs), written(ours));
-        lines.map_while(Result::ok).find_map(|line| uid_in(&line, &theirs, &ours))
+    let ip = match words.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let mut bytes = [0; 16];
+            for at in 0..4 {
+                bytes[at * 4..at * 4 + 4].copy_from_slice(&word(at)?);
+            }
+            IpAddr::from(Ipv6Addr::from(bytes))
+        }
+        _ => return None,
     };
-    found("/proc/net/tcp", written).or_else(|| found("/proc/net/tcp6", written_mapped))
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
-/// The uid in a line of the table, if the line is that socket's: `sl local remote st queues timer retransmits uid`.
-fn uid_in(line: &str, local: &str, remote: &str) -> Option<u32> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let same = fields.next()? == local && fields.next()? == remote;
-    let state = fields.next()?;
-    // What is not established (01) may be an older connection's, with nobody's uid. One that has sent its end
-    // and still waits for ours (04, 05) is the peer's as before.
-    if same && matches!(state, "01" | "04" | "05") { fields.nth(3)?.parse().ok() } else { None }
-}
-
-/// Address and port as the table writes them: the address as one number in the machine's own order.
-fn written(address: SocketAddrV4) -> String {
-    format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
-}
-
-/// The same as an IPv6 address: `::ffff:127.0.0.1`, as four such numbers.
-fn written_mapped(address: SocketAddrV4) -> String {
-    let prefix = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-    format!("{:016X}{prefix:08X}{}", 0, written(address))
-}
+/// Established, or half closed by the peer, who still waits for our end.
+const OPEN: [&str; 3] = ["01", "04", "05"];
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
+    use hyper::header::HeaderValue;
+
     use super::*;
-    use crate::sys;
 
-    #[tokio::test]
-    async fn the_peer_of_a_loopback_connection_is_ourselves() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (server, _) = listener.accept().await.unwrap();
-        assert_eq!(peer_uid(&server), Some(sys::own_uid()));
-        assert_eq!(peer_uid(&client), Some(sys::own_uid()));
-    }
-
-    #[tokio::test]
-    async fn a_peer_with_an_ipv6_socket_is_found_too() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        // Where the kernel has no IPv6 there is no such peer.
-        let Ok(_client) = TcpStream::connect(format!("[::ffff:127.0.0.1]:{port}")).await else { return };
-        let (server, _) = listener.accept().await.unwrap();
-        assert_eq!(peer_uid(&server), Some(sys::own_uid()));
+    fn headers(list: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in list {
+            headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        headers
     }
 
     #[test]
-    fn a_line_of_the_table_is_read_for_its_own_socket_only() {
-        let line =
-            "  12: 0100007F:8C46 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 7";
-        let [one, two] = ["127.0.0.1:35910", "127.0.0.1:8080"].map(|it| written(it.parse().unwrap()));
-        assert_eq!(uid_in(line, &one, &two), Some(1000));
-        assert_eq!(uid_in(line, &two, &one), None);
-        assert_eq!(uid_in(&line.replace(" 01 ", " 06 "), &one, &two), None);
-        assert_eq!(uid_in("garbage", &one, &two), None);
+    fn only_loopback_is_bound() {
+        for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
+            assert_eq!(
+                bind(address.parse().unwrap()).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput,
+                "{address}"
+            );
+        }
+        assert!(bind("127.0.0.1:0".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_request_of_a_web_page_or_through_a_proxy_is_not_looked_at() {
+        for host in ["127.0.0.1:8080", "localhost:8080", "[::1]:8080"] {
+            assert_eq!(check(&headers(&[("host", host)]), 8080), Ok(()), "{host}");
+        }
+        for host in [
+            "",
+            "localhost",
+            "127.0.0.1",
+            "localhost:80",
+            "localhost:08080",
+            "localhost:18080",
+            "Localhost:8080",
+            "localhost.:8080",
+            "evil.test:8080",
+            "evil.localhost:8080",
+            "127.0.0.1.evil.test:8080",
+            "localhost:8080:8080",
+            "a@localhost:8080",
+            "localhost:8080, evil.test",
+            "::1:8080",
+            "0.0.0.0:8080",
+        ] {
+            assert_eq!(check(&headers(&[("host", host)]), 8080), Err(TcpFault::Host), "{host}");
+        }
+        assert_eq!(check(&headers(&[]), 8080), Err(TcpFault::Host));
+        let twice = [("host", "localhost:8080"), ("host", "localhost:8080")];
+        assert_eq!(check(&headers(&twice), 8080), Err(TcpFault::Host));
+        for name in ["origin", "sec-fetch-site", "sec-fetch-mode", "x-forwarded-for", "forwarded"] {
+            let list = [("host", "localhost:8080"), (name, "none")];
+            assert_eq!(check(&headers(&list), 8080), Err(TcpFault::Header(name.to_owned())));
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_other_end_is_known_by_the_kernels_table_while_it_is_open() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine may have no IPv6.
+            let Ok(listener) = bind(address.parse().unwrap()) else { continue };
+            listener.set_nonblocking(false).unwrap();
+            let own = listener.local_addr().unwrap();
+            let client = TcpStream::connect(own).unwrap();
+            let (server, peer) = listener.accept().unwrap();
+            assert_eq!(peer_uid(peer, own), Some(crate::sys::own_uid()), "{address}");
+            // Not by the line of our own end, nor for anybody else.
+            assert_eq!(peer_uid(own, SocketAddr::new(peer.ip(), 1)), None);
+            drop(client);
+            assert_eq!(peer_uid(peer, own), None, "{address}");
+            drop(server);
+        }
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn lines_of_the_table_are_read_to_the_letter() {
+        let line = |local: &str, remote: &str, state: &str, inode: &str| {
+            format!(
+                "head\n   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  1000        0 {inode} 1 0 20 4 30 10 -1\n"
+            )
+        };
+        let (peer, own) = ("127.0.0.1:50000".parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
+        let found = |table: String| uid_in(&table, peer, own);
+        assert_eq!(found(line("0100007F:C350", "0100007F:1F90", "01", "7")), Some(1000));
+        let mapped = "0000000000000000FFFF00000100007F";
+        assert_eq!(found(line(&format!("{mapped}:C350"), &format!("{mapped}:1F90"), "01", "7")), Some(1000));
+        for (local, remote, state, inode) in [
+            ("0100007F:1F90", "0100007F:C350", "01", "7"),
+            ("0200007F:C350", "0100007F:1F90", "01", "7"),
+            ("0100007F:C351", "0100007F:1F90", "01", "7"),
+            ("0100007F:C350", "0100007F:1F90", "06", "0"),
+            ("0100007F:C350", "0100007F:1F90", "04", "7"),
+            ("0100007F:C350", "0100007F:1F90", "01", "0"),
+            ("0100007F", "0100007F:1F90", "01", "7"),
+            ("XX00007F:C350", "0100007F:1F90", "01", "7"),
+        ] {
+            assert_eq!(found(line(local, remote, state, inode)), None, "{local} {remote} {state} {inode}");
+        }
+        assert_eq!(found(String::new()), None);
     }
 }

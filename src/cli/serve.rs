@@ -1,9 +1,10 @@
 //! `valetkey serve`: settles everything first (configuration, lock, sockets, log), then runs the daemon.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder};
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +16,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::broker::{Broker, Counters, choice};
 use crate::carrier::unix::{bind, connect};
 use crate::client::fallback;
+use crate::config::listeners::Address;
 use crate::config::{Config, LogLevel};
 use crate::daemon::audit::{Log, LogGuard};
 use crate::daemon::instance::{Instance, InstanceFault, Note};
-use crate::daemon::{Bound, Daemon, Loaded, SocketFile, StartedBy, run as run_daemon};
+use crate::daemon::post::{Carrier, Post, Purpose};
+use crate::daemon::{
+    Bound, Daemon, Loaded, Socket, SocketFile, StartedBy, cannot_listen, opening, run as run_daemon,
+};
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
-use crate::grant::Grant;
-use crate::paths::{Paths, ensure_private};
+use crate::paths::{Paths, SOCKET, ensure_private};
 use crate::registry::Hosts;
 use crate::sys;
 
@@ -72,13 +76,14 @@ fn serve(
     };
     // A helper that replaces an older daemon starts us while that one still gives what it owes.
     let patience = if started_by == StartedBy::Helper { TAKE_OVER } else { Duration::ZERO };
-    let (listeners, instance) = if activated.is_empty() {
+    let runtime = paths.runtime.clone();
+    let (given, instance) = if activated.is_empty() {
         ensure_private(&paths.runtime)?;
         let instance = Instance::acquire(&paths.lock(), patience)?;
         (vec![own_socket(&paths)?], Some(instance))
     } else {
         // An init system may hand over this user's own socket: then we are this user's daemon like any other.
-        let own = activated.iter().any(|bound| bound.path == paths.socket());
+        let own = activated.iter().any(|bound| bound.post.name == paths.socket().display().to_string());
         let instance = own.then(|| Instance::acquire(&paths.lock(), patience)).transpose()?;
         (activated, instance)
     };
@@ -89,10 +94,23 @@ fn serve(
         let sources = fallback::sources(&config, &environment, &paths, source.clone());
         let clock = sources.world.clock;
         let broker = Broker::new(Hosts::new(&config.registries), sources, clock, Arc::clone(&counters));
-        Ok(Loaded { broker, redirect_hosts: config.redirect_hosts })
+        Ok(Loaded {
+            broker,
+            redirect_hosts: config.redirect_hosts,
+            build: config.build,
+            extra: config.listeners,
+            policy: config.policy,
+        })
     });
-    let daemon = Arc::new(Daemon::new(reload, log, started_by, idle, &listeners)?);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let daemon = Daemon::new(reload, log, started_by, idle, instance.is_some().then(|| runtime.clone()))?;
+    let daemon = Arc::new(daemon);
+    for bound in given {
+        daemon.serve(bound);
+    }
+    if instance.is_some() {
+        open_others(&daemon, &runtime);
+    }
+    let threads = tokio::runtime::Builder::new_multi_thread()
         // One is as fast as two where clients share the cores, and needs half of the memory.
         .worker_threads(1)
         .thread_stack_size(1 << 20)
@@ -101,8 +119,8 @@ fn serve(
         .build()
         .map_err(|error| Failure::new(Kind::Local, "cannot start").with_cause(error))?;
     let serving = instance.map(|instance| instance.serve(&note)).transpose()?;
-    runtime.block_on(run_daemon(daemon, listeners));
-    runtime.shutdown_background();
+    threads.block_on(run_daemon(daemon));
+    threads.shutdown_background();
     drop(serving);
     Ok(())
 }
@@ -113,13 +131,71 @@ fn own_socket(paths: &Paths) -> Result<Bound, Failure> {
     if connect(&path, Duration::from_millis(200)).is_ok() {
         return Err(InstanceFault::Running { pid: None }.into());
     }
-    let socket = bind(&path).map_err(|error| {
-        Failure::new(Kind::Local, format!("cannot listen at {}", path.display()))
-            .with_cause(error)
-            .with_hint("make room on that file system, or point XDG_RUNTIME_DIR elsewhere")
-    })?;
-    let own = Some(SocketFile::new(path.clone()));
-    Ok(Bound { socket, path, grant: Grant::owner(), own })
+    let socket = bind(&path).map_err(|error| cannot_listen(&path, error))?;
+    let post = Post::of_owner(&path);
+    Ok(Bound { socket: Socket::Unix(socket), post, own: Some(SocketFile::new(path)) })
+}
+
+/// The sockets for builds and containers, and those that the configuration names. One that cannot be opened keeps
+/// nobody from the owner's.
+fn open_others(daemon: &Daemon, runtime: &Path) {
+    let mut outcomes = vec![
+        open_build(daemon, &runtime.join("build.sock")),
+        open_container(daemon, &runtime.join("container")),
+    ];
+    outcomes.extend(daemon.extra().iter().map(|extra| open_extra(daemon, &extra.address)));
+    outcomes.extend(opening::load(runtime, daemon.clock.now()).into_iter().map(|it| daemon.reopen(it)));
+    for failure in outcomes.into_iter().filter_map(Result::err) {
+        tracing::error!(failure = %failure.one_line(), "a listener stays closed");
+    }
+}
+
+fn open_build(daemon: &Daemon, path: &Path) -> Result<(), Failure> {
+    open_unix(daemon, path, Carrier::Agent, Purpose::Build, 0o600)
+}
+
+/// A directory that can be mounted whole, so that a container sees the socket of a daemon that was restarted. Who may
+/// use it, the daemon decides: a container's users have other uids outside.
+fn open_container(daemon: &Daemon, directory: &Path) -> Result<(), Failure> {
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let made = match DirBuilder::new().create(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => mode(directory, 0o755),
+    };
+    made.map_err(|error| cannot_listen(directory, error))?;
+    open_unix(daemon, &directory.join(SOCKET), Carrier::Unix, Purpose::Build, 0o666)
+}
+
+fn open_extra(daemon: &Daemon, address: &Address) -> Result<(), Failure> {
+    let purpose = Purpose::Extra(address.clone());
+    match address {
+        Address::Unix(path) => open_unix(daemon, path, Carrier::Unix, purpose, 0o666),
+        Address::Agent(path) => open_unix(daemon, path, Carrier::Agent, purpose, 0o666),
+        Address::Tcp(socket_address) => {
+            let failed = |error| cannot_listen(Path::new(&socket_address.to_string()), error);
+            let socket = TcpListener::bind(socket_address).map_err(failed)?;
+            socket.set_nonblocking(true).map_err(failed)?;
+            let post = daemon.post(socket_address.to_string(), Carrier::Tcp, purpose)?;
+            daemon.serve(Bound { socket: Socket::Tcp(socket), post, own: None });
+            Ok(())
+        }
+    }
+}
+
+fn open_unix(
+    daemon: &Daemon,
+    path: &Path,
+    carrier: Carrier,
+    purpose: Purpose,
+    mode: u32,
+) -> Result<(), Failure> {
+    let post = daemon.post(path.display().to_string(), carrier, purpose)?;
+    let socket = bind(path).map_err(|error| cannot_listen(path, error))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|error| cannot_listen(path, error))?;
+    let socket = if carrier == Carrier::Agent { Socket::Agent(socket) } else { Socket::Unix(socket) };
+    daemon.serve(Bound { socket, post, own: Some(SocketFile::new(path.to_owned())) });
+    Ok(())
 }
 
 /// The sockets that an init system hands over.
@@ -129,8 +205,8 @@ fn activation() -> Vec<Bound> {
     for index in 0..given.len() {
         let Ok(Some(socket)) = given.take_unix_listener(index) else { continue };
         if socket.set_nonblocking(true).is_ok() {
-            let path = path_of(&socket);
-            listeners.push(Bound { socket, path, grant: Grant::owner(), own: None });
+            let post = Post::of_owner(&path_of(&socket));
+            listeners.push(Bound { socket: Socket::Unix(socket), post, own: None });
         }
     }
     listeners

@@ -60,7 +60,8 @@ impl TryFrom<PeersWire> for Peers {
             let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
             (first <= last).then_some(Self::Range(first, last))
         });
-        range.ok_or_else(|| format!("{text:?} is not a uid, a range such as \"100000-165535\", or \"subuid\""))
+        range
+            .ok_or_else(|| format!("{text:?} is not a uid, a range such as \"100000-165535\", or \"subuid\""))
     }
 }
 
@@ -119,9 +120,8 @@ impl TryFrom<ExtraWire> for ExtraListener {
                 ));
             }
             _ => {
-                return Err(
-                    "a listener has one of `unix`, `agent` (absolute paths) or `tcp` (address:port)".to_owned()
-                );
+                return Err("a listener has one of `unix`, `agent` (absolute paths) or `tcp` (address:port)"
+                    .to_owned());
             }
         };
         let (repositories, access, tokens) = (wire.repositories, wire.access, wire.tokens);
@@ -153,10 +153,7 @@ mod tests {
     #[test]
     fn peers_are_uids_ranges_or_the_subordinate_ones() {
         let parsed = listener("unix = \"/s\"\npeers = [1000, \"5-7\", \"subuid\"]").unwrap();
-        assert_eq!(
-            parsed.terms.peers,
-            [Peers::Range(1000, 1000), Peers::Range(5, 7), Peers::Subordinate]
-        );
+        assert_eq!(parsed.terms.peers, [Peers::Range(1000, 1000), Peers::Range(5, 7), Peers::Subordinate]);
         for wrong in ["peers = [\"7-5\"]", "peers = [\"root\"]", "peers = [-1]", "peers = [\"1-\"]"] {
             assert!(listener(&format!("unix = \"/s\"\n{wrong}")).is_err(), "{wrong}");
         }
@@ -167,7 +164,9 @@ mod tests {
         assert!(matches!(listener("tcp = \"127.0.0.1:8127\"").unwrap().address, Address::Tcp(_)));
         assert!(listener("tcp = \"0.0.0.0:8127\"").unwrap_err().contains("beyond_loopback"));
         assert!(listener("tcp = \"0.0.0.0:8127\"\nbeyond_loopback = true").is_ok());
-        for wrong in ["", "unix = \"s\"", "unix = \"/s\"\nagent = \"/a\"", "tcp = \"localhost\"", "colour = 1"] {
+        for wrong in
+            ["", "unix = \"s\"", "unix = \"/s\"\nagent = \"/a\"", "tcp = \"localhost\"", "colour = 1"]
+        {
             assert!(listener(wrong).is_err(), "{wrong}");
         }
     }

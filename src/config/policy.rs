@@ -76,7 +76,9 @@ mod tests {
     fn domains_are_compared_whole() {
         let policy: Policy = toml::from_str("account_domains = [\"corp.example\"]").unwrap();
         assert!(policy.allows_account(Some("a@CORP.example")));
-        for wrong in ["a@evilcorp.example", "a@sub.corp.example", "a@corp.example.evil.test", "corp.example", ""] {
+        for wrong in
+            ["a@evilcorp.example", "a@sub.corp.example", "a@corp.example.evil.test", "corp.example", ""]
+        {
             assert!(!policy.allows_account(Some(wrong)), "{wrong}");
         }
         assert!(!policy.allows_account(None), "an identity that is not told is not in the domain");

@@ -13,25 +13,39 @@ use tokio::time::{sleep, sleep_until};
 use super::{Bound, Daemon, SocketFile, StartedBy, listener};
 use crate::sys;
 
-/// Serves all listeners until something ends it.
-pub async fn run(daemon: Arc<Daemon>, listeners: Vec<Bound>) {
-    let own: Vec<_> = listeners.iter().filter_map(|bound| bound.own.clone()).collect();
+/// Serves all listeners, and those that are opened on the way, until something ends it.
+pub async fn run(daemon: Arc<Daemon>) {
+    let Some(mut opened) = daemon.take_opened() else { return };
+    let mut own: Vec<SocketFile> = Vec::new();
     let mut watching = JoinSet::new();
     // Before anything is answered: whoever sees us serve may send one.
     watching.spawn(signals(Arc::clone(&daemon), Signals::listen()));
     let mut serving = JoinSet::new();
-    for bound in listeners {
+    let mut serve = |bound: Bound, serving: &mut JoinSet<()>| {
+        if let Some(file) = &bound.own {
+            own.push(file.clone());
+        }
         serving.spawn(listener::serve(Arc::clone(&daemon), bound));
+    };
+    while let Ok(bound) = opened.try_recv() {
+        serve(bound, &mut serving);
     }
     if let Some(idle) = daemon.idle {
         watching.spawn(idle_end(Arc::clone(&daemon), idle));
     }
-    for file in &own {
-        watching.spawn(removed(Arc::clone(&daemon), file.clone()));
+    // Without the owner's socket nobody reaches us to say anything.
+    if let Some(file) = daemon.owners_file() {
+        watching.spawn(removed(Arc::clone(&daemon), file));
     }
     init_system(&daemon, &mut watching);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
-    daemon.stopping().await;
+    loop {
+        tokio::select! {
+            Some(bound) = opened.recv() => serve(bound, &mut serving),
+            Some(_) = serving.join_next(), if !serving.is_empty() => {}
+            () = daemon.stopping() => break,
+        }
+    }
     tracing::info!("draining");
     for file in &own {
         file.remove();
@@ -84,7 +98,10 @@ async fn idle_end(daemon: Arc<Daemon>, idle: Duration) {
     loop {
         let end = daemon.last_request() + idle;
         sleep_until(end).await;
-        if daemon.last_request() + idle <= end {
+        // A step of a build may ask for its next file an hour after the last.
+        if daemon.posts().iter().any(|post| post.holds_daemon()) {
+            daemon.note_request();
+        } else if daemon.last_request() + idle <= end {
             tracing::info!("nothing asked for {} s", idle.as_secs());
             daemon.stop();
             return;

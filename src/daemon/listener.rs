@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::peer::Peer;
-use super::post::Post;
 use super::route::Routes;
 use super::{Bound, Daemon, Socket};
 use crate::carrier::agent::{AgentServer, Incoming};

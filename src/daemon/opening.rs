@@ -135,8 +135,10 @@ mod tests {
     fn a_file_that_names_another_place_is_not_followed() {
         let top = tempfile::tempdir().unwrap();
         let now = parse_rfc3339("2026-01-02T03:04:05Z").unwrap();
-        for name in ["../build-00.sock", "/etc/passwd", "build-../x.sock", "valetkey.sock", "build-xyz.sock"] {
-            let kept = serde_json::json!([{"name": name, "wanted": wanted(9), "until": "2026-02-02T00:00:00Z"}]);
+        for name in ["../build-00.sock", "/etc/passwd", "build-../x.sock", "valetkey.sock", "build-xyz.sock"]
+        {
+            let kept =
+                serde_json::json!([{"name": name, "wanted": wanted(9), "until": "2026-02-02T00:00:00Z"}]);
             std::fs::write(file(top.path()), kept.to_string()).unwrap();
             assert_eq!(load(top.path(), now), [], "{name}");
         }

@@ -102,7 +102,7 @@ impl Record {
 
     fn close(mut self, end: End) {
         self.bytes = Some(end.moved);
-        self.verdict = if end.whole { "passed" } else { "broken off" }.to_owned();
+        self.verdict = (if end.whole { "passed" } else { "broken off" }).into();
     }
 }
 

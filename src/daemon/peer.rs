@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use tokio::net::TcpStream;
 
-use crate::carrier::tcp::peer_uid;
+use crate::carrier::tcp::peer_of;
 use crate::sys;
 
 /// A peer at the time of its connect. The program is for the audit line only: nothing is decided by it.
@@ -30,6 +30,6 @@ impl Peer {
     /// Whose end of a loopback connection it is. Which process, the kernel's table does not say.
     #[must_use]
     pub fn of_tcp(stream: &TcpStream) -> Option<Self> {
-        peer_uid(stream).map(|uid| Self { uid, pid: 0, program: None, parent: None })
+        peer_of(stream).map(|uid| Self { uid, pid: 0, program: None, parent: None })
     }
 }

@@ -1,7 +1,7 @@
 //! One listener as the daemon knows it: where it is, in which way it speaks, what it is for, and the terms in force,
 //! which a reload may change under the feet of whoever uses it.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -63,7 +63,7 @@ impl Post {
 
     /// A socket that speaks HTTP to its owner.
     #[must_use]
-    pub fn of_owner(path: &PathBuf) -> Arc<Self> {
+    pub fn of_owner(path: &Path) -> Arc<Self> {
         Self::new(path.display().to_string(), Carrier::Unix, Purpose::Owner, Terms::owner())
     }
 
@@ -89,6 +89,24 @@ impl Post {
         match &self.purpose {
             Purpose::Opened(opening) => Some(opening.until),
             _ => None,
+        }
+    }
+
+    /// Where it listens, if the configuration says so.
+    #[must_use]
+    pub fn address(&self) -> Option<&Address> {
+        match &self.purpose {
+            Purpose::Extra(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// The part of the configuration that its terms come from.
+    #[must_use]
+    pub fn section(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Extra(_) => "[[listener]]",
+            _ => "[build]",
         }
     }
 

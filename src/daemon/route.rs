@@ -11,11 +11,15 @@ use serde_json::json;
 
 use super::audit::Line;
 use super::peer::Peer;
+use super::post::Post;
+use super::terms::Terms;
 use super::{Daemon, metrics, passing};
 use crate::ask::{Access, Ask};
 use crate::broker::Given;
 use crate::broker::choice::Candidate;
+use crate::carrier::tcp;
 use crate::clock::rfc3339;
+use crate::config::listeners::Address;
 use crate::error::{Failure, Kind};
 use crate::grant::Grant;
 use crate::http::headers::{METRICS, PROTOCOL, STARTED_BY, VERSION};
@@ -26,9 +30,7 @@ use crate::registry::Registry;
 /// What one listener answers.
 #[derive(Debug, Clone)]
 pub struct Routes {
-    grant: Grant,
-    /// The listener's name in the audit line.
-    name: String,
+    post: Arc<Post>,
 }
 
 /// The requests there are.
@@ -42,30 +44,19 @@ enum Route {
     Live,
     Ready,
     Registry,
+    Grant,
+    Open,
 }
 
 impl Routes {
     #[must_use]
-    pub fn compile(name: String, grant: Grant) -> Self {
-        Self { grant, name }
+    pub fn compile(post: Arc<Post>) -> Self {
+        Self { post }
     }
 
-    fn find(&self, method: &Method, path: &str) -> Option<Route> {
-        if path.starts_with(PREFIX) {
-            return self.grant.proxy.is_some().then_some(Route::Registry);
-        }
-        let route = match (method.as_str(), path) {
-            ("POST", "/v1/credential") => Route::Credential(self.grant.credential?),
-            _ if !self.grant.control => return None,
-            ("GET", "/v1/status") => Route::Status,
-            ("POST", "/v1/stop") => Route::Stop,
-            ("POST", "/v1/reload") => Route::Reload,
-            ("GET", "/metrics") => Route::Metrics,
-            ("GET", "/health/live") => Route::Live,
-            ("GET", "/health/ready") => Route::Ready,
-            _ => return None,
-        };
-        Some(route)
+    #[must_use]
+    pub fn post(&self) -> &Post {
+        &self.post
     }
 
     /// Answers one request.
@@ -75,12 +66,20 @@ impl Routes {
         peer: Option<&Peer>,
         request: Request<Incoming>,
     ) -> Reply {
+        let terms = self.post.terms();
         let mut reply = match peer {
-            Some(peer) if peer.is_owner() => {
+            Some(peer) if terms.admitted.admits(peer.uid) => {
                 daemon.note_request();
-                self.dispatch(daemon, peer, request).await
+                self.post.note_use();
+                match self.check(&request) {
+                    Ok(()) => self.dispatch(daemon, &terms.grant, peer, request).await,
+                    Err(failure) => {
+                        self.audit(daemon, Some(peer), "any", &failure.one_line());
+                        problem(&failure)
+                    }
+                }
             }
-            _ => self.refuse(daemon, peer),
+            _ => self.refuse(daemon, &terms, peer),
         };
         let headers = reply.headers_mut();
         headers.insert(VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
@@ -89,9 +88,24 @@ impl Routes {
         reply
     }
 
-    async fn dispatch(&self, daemon: &Arc<Daemon>, peer: &Peer, request: Request<Incoming>) -> Reply {
-        match self.find(request.method(), request.uri().path()) {
-            Some(Route::Credential(ceiling)) => self.credential(daemon, peer, ceiling, request).await,
+    /// What came by TCP may come from a web page.
+    fn check(&self, request: &Request<Incoming>) -> Result<(), Failure> {
+        let Some(Address::Tcp(address)) = self.post.address() else { return Ok(()) };
+        if request.uri().authority().is_some() {
+            return Err(Failure::new(Kind::Refused, "a request names a path here, and no host"));
+        }
+        tcp::check(request.headers(), address.port()).map_err(Failure::from)
+    }
+
+    async fn dispatch(
+        &self,
+        daemon: &Arc<Daemon>,
+        grant: &Grant,
+        peer: &Peer,
+        request: Request<Incoming>,
+    ) -> Reply {
+        match find(grant, request.method(), request.uri().path()) {
+            Some(Route::Credential(ceiling)) => self.credential(daemon, grant, peer, ceiling, request).await,
             Some(Route::Status) => json_reply(status(daemon).to_string()),
             Some(Route::Stop) => {
                 self.audit(daemon, Some(peer), "control", "stop");
@@ -115,11 +129,32 @@ impl Routes {
             Some(Route::Ready) => {
                 reply(StatusCode::SERVICE_UNAVAILABLE, "application/json", r#"{"ready":false}"#)
             }
-            Some(Route::Registry) if let Some(grant) = &self.grant.proxy => {
-                passing::pass(daemon, &self.name, peer, grant, request).await
+            Some(Route::Registry) if let Some(grant) = &grant.proxy => {
+                passing::pass(daemon, &self.post, peer, grant, request).await
             }
+            Some(Route::Grant) => json_reply(describe(daemon, grant).to_string()),
+            Some(Route::Open) => self.open(daemon, peer, request).await,
             Some(Route::Registry) | None => {
                 problem(&Failure::new(Kind::NotFound, "there is nothing at this path"))
+            }
+        }
+    }
+
+    /// Opens a socket for a build.
+    async fn open(&self, daemon: &Daemon, peer: &Peer, request: Request<Incoming>) -> Reply {
+        let wanted = read_body(request.into_body()).await.and_then(|body| {
+            serde_json::from_slice(&body).map_err(|error| {
+                Failure::new(Kind::Usage, format!("the body is not a wish for a socket: {error}"))
+            })
+        });
+        match wanted.and_then(|wanted| daemon.open(wanted)) {
+            Ok(opening) => {
+                self.audit(daemon, Some(peer), "control", &format!("opened {}", opening.path.display()));
+                json_reply(json!({"address": opening.path, "until": rfc3339(opening.until)}).to_string())
+            }
+            Err(failure) => {
+                self.audit(daemon, Some(peer), "control", &failure.one_line());
+                problem(&failure)
             }
         }
     }
@@ -127,11 +162,12 @@ impl Routes {
     async fn credential(
         &self,
         daemon: &Daemon,
+        grant: &Grant,
         peer: &Peer,
         ceiling: Access,
         request: Request<Incoming>,
     ) -> Reply {
-        let ask = match self.read_ask(request).await {
+        let ask = match read_ask(grant, request).await {
             Ok(ask) => ask,
             Err(failure) => {
                 self.audit(daemon, Some(peer), "credential", &failure.one_line());
@@ -150,24 +186,19 @@ impl Routes {
         }
     }
 
-    async fn read_ask(&self, request: Request<Incoming>) -> Result<Ask, Failure> {
-        let body = read_body(request.into_body()).await?;
-        let ask = Ask::from_json(&body).map_err(|error| {
-            Failure::new(Kind::Usage, format!("the body is not a question for a credential: {error}"))
-        })?;
-        if self.grant.named_sources {
-            Ok(ask)
-        } else if ask.source.is_some() {
-            Err(Failure::new(Kind::Refused, "a source can be named on the owner's socket only"))
-        } else {
-            Ok(Ask { directory: None, state: None, ..ask })
-        }
-    }
-
-    fn refuse(&self, daemon: &Daemon, peer: Option<&Peer>) -> Reply {
+    fn refuse(&self, daemon: &Daemon, terms: &Terms, peer: Option<&Peer>) -> Reply {
         daemon.refused.fetch_add(1, Ordering::Relaxed);
-        self.audit(daemon, peer, "any", "refused: not the owner");
-        problem(&Failure::new(Kind::Refused, "this socket serves its owner only"))
+        let uid = peer.map(|peer| peer.uid);
+        let failure = match (terms.admitted.is_private(), uid) {
+            (false, Some(uid)) => Failure::new(Kind::Refused, format!("uid {uid} may not use this socket"))
+                .with_hint(format!(
+                    "add to config.toml where the daemon runs: {} peers = [{uid}]",
+                    self.post.section()
+                )),
+            _ => Failure::new(Kind::Refused, "this socket serves its owner only"),
+        };
+        self.audit(daemon, peer, "any", "refused: not admitted");
+        problem(&failure)
     }
 
     fn audit(&self, daemon: &Daemon, peer: Option<&Peer>, form: &'static str, verdict: &str) {
@@ -200,8 +231,54 @@ impl Routes {
     }
 
     fn line<'a>(&'a self, daemon: &Daemon, peer: Option<&'a Peer>) -> Line<'a> {
-        Line { time: rfc3339(daemon.clock.now()), ..Line::of(&self.name, peer) }
+        Line { time: rfc3339(daemon.clock.now()), ..Line::of(&self.post.name, peer) }
     }
+}
+
+/// The route of a request under a grant.
+fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
+    if path.starts_with(PREFIX) {
+        return grant.proxy.is_some().then_some(Route::Registry);
+    }
+    let route = match (method.as_str(), path) {
+        ("POST", "/v1/credential") => Route::Credential(grant.credential?),
+        ("GET", "/v1/grant") if grant.proxy.is_some() => Route::Grant,
+        _ if !grant.control => return None,
+        ("POST", "/v1/listeners") => Route::Open,
+        ("GET", "/v1/status") => Route::Status,
+        ("POST", "/v1/stop") => Route::Stop,
+        ("POST", "/v1/reload") => Route::Reload,
+        ("GET", "/metrics") => Route::Metrics,
+        ("GET", "/health/live") => Route::Live,
+        ("GET", "/health/ready") => Route::Ready,
+        _ => return None,
+    };
+    Some(route)
+}
+
+async fn read_ask(grant: &Grant, request: Request<Incoming>) -> Result<Ask, Failure> {
+    let body = read_body(request.into_body()).await?;
+    let ask = Ask::from_json(&body).map_err(|error| {
+        Failure::new(Kind::Usage, format!("the body is not a question for a credential: {error}"))
+    })?;
+    if grant.named_sources {
+        Ok(ask)
+    } else if ask.source.is_some() {
+        Err(Failure::new(Kind::Refused, "a source can be named on the owner's socket only"))
+    } else {
+        Ok(Ask { directory: None, state: None, ..ask })
+    }
+}
+
+/// The body of `GET /v1/grant`: what a peer may do here, for the one who wires a command.
+fn describe(daemon: &Daemon, grant: &Grant) -> serde_json::Value {
+    let hosts = daemon.broker().hosts().clone();
+    let proxy = grant.proxy.as_ref().map(|proxy| {
+        let listed =
+            proxy.repositories.listed().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
+        json!({"access": proxy.access.word(), "hosts": proxy.hosts(&hosts), "repositories": listed})
+    });
+    json!({"proxy": proxy, "credential": grant.credential.map(Access::word), "index": false})
 }
 
 /// The body of `GET /v1/status`. Its shape is documented in README.md and stable; it never holds a secret.
@@ -225,13 +302,19 @@ fn status(daemon: &Daemon) -> serde_json::Value {
             })
         })
         .collect();
-    let listeners: Vec<_> = daemon
-        .listeners
-        .iter()
-        .map(|(path, grant)| {
-            json!({"address": path, "carrier": "unix", "grants": grant.forms(), "peers": "owner"})
+    let listener = |post: &Arc<Post>| {
+        let terms = post.terms();
+        let proxy = terms.grant.proxy.as_ref().and_then(|proxy| proxy.repositories.listed());
+        json!({
+            "address": post.name,
+            "carrier": post.carrier.word(),
+            "grants": terms.grant.forms(),
+            "repositories": proxy.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            "peers": terms.admitted.to_string(),
+            "until": post.until().map(rfc3339),
         })
-        .collect();
+    };
+    let listeners: Vec<_> = daemon.posts().iter().map(listener).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "protocol": 1,
@@ -257,9 +340,9 @@ mod tests {
 
     #[test]
     fn what_is_not_granted_has_no_route() {
-        let reader = Grant { credential: Some(Access::Read), proxy: None, named_sources: false, control: false };
-        let routes = Routes::compile("test".into(), reader);
-        assert_eq!(routes.find(&Method::POST, "/v1/credential"), Some(Route::Credential(Access::Read)));
+        let reader =
+            Grant { credential: Some(Access::Read), proxy: None, named_sources: false, control: false };
+        assert_eq!(find(&reader, &Method::POST, "/v1/credential"), Some(Route::Credential(Access::Read)));
         for (method, path) in [
             (Method::GET, "/v1/status"),
             (Method::POST, "/v1/stop"),
@@ -270,12 +353,12 @@ mod tests {
             (Method::POST, "//v1/credential"),
             (Method::GET, "/registry/us-python.pkg.dev/acme/private/"),
         ] {
-            assert_eq!(routes.find(&method, path), None, "{method} {path}");
+            assert_eq!(find(&reader, &method, path), None, "{method} {path}");
         }
-        let owner = Routes::compile("test".into(), Grant::owner());
-        assert_eq!(owner.find(&Method::POST, "/v1/stop"), Some(Route::Stop));
-        assert_eq!(owner.find(&Method::GET, "/v1/stop"), None);
-        assert_eq!(owner.find(&Method::GET, "/registry/x"), Some(Route::Registry));
-        assert_eq!(owner.find(&Method::GET, "/registryx"), None);
+        let owner = Grant::owner();
+        assert_eq!(find(&owner, &Method::POST, "/v1/stop"), Some(Route::Stop));
+        assert_eq!(find(&owner, &Method::GET, "/v1/stop"), None);
+        assert_eq!(find(&owner, &Method::GET, "/registry/x"), Some(Route::Registry));
+        assert_eq!(find(&owner, &Method::GET, "/registryx"), None);
     }
 }

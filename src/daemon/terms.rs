@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_policy_is_a_ceiling() {
-        let text = "repositories = [\"us/acme/private\", \"us/acme/other\"]\naccess = \"write\"\ntokens = true";
+        let text =
+            "repositories = [\"us/acme/private\", \"us/acme/other\"]\naccess = \"write\"\ntokens = true";
         let free = terms(text, "").grant;
         assert_eq!(free.credential, Some(Access::Write));
         let held = terms(text, "access = \"read\"\ntokens = false\nrepositories = [\"us/acme/other\"]").grant;

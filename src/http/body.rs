@@ -76,7 +76,13 @@ impl Body {
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let body = body.map_err(Into::into).boxed_unsync();
-        Self::Stream(Box::new(Stream { body, moved: Progress::default(), at_end: None, guard: None, owed: None }))
+        Self::Stream(Box::new(Stream {
+            body,
+            moved: Progress::default(),
+            at_end: None,
+            guard: None,
+            owed: None,
+        }))
     }
 
     /// Calls `tell` once, when the body has ended one way or the other.

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use super::exchange::CALLBACK;
 use super::page::{Page, page, plain};
-use crate::carrier::tcp::peer_uid;
+use crate::carrier::tcp::peer_of;
 use crate::error::printable;
 use crate::http::server::{Line, Reply, serve_connection};
 use crate::secret::Secret;
@@ -204,7 +204,7 @@ async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: one
             accepted = listener.accept() => match accepted {
                 // Whose connection it is, the kernel says. Root may do what it likes anyway.
                 Ok((stream, _)) => {
-                    let ours = peer_uid(&stream).is_some_and(|uid| uid == sys::own_uid() || uid == 0);
+                    let ours = peer_of(&stream).is_some_and(|uid| uid == sys::own_uid() || uid == 0);
                     if ours && make_room(&mut lines) {
                         let line = Arc::new(Line::default());
                         lines.push_back(Arc::clone(&line));

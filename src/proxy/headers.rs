@@ -176,7 +176,8 @@ mod tests {
             ("x-hop", "1"),
             ("transfer-encoding", "chunked"),
         ]);
-        let kept = ["content-type", "content-encoding", "content-length", "content-range", "etag", "location"];
+        let kept =
+            ["content-type", "content-encoding", "content-length", "content-range", "etag", "location"];
         assert_eq!(names(&of_answer(&from)), kept);
     }
 

@@ -54,26 +54,19 @@ pub fn is_version_check(format: Format, path: &str) -> bool {
 fn repository(host: &str, format: Format, path: &str) -> Option<(String, String)> {
     let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     let (project, name) = match (format, segments.as_slice()) {
-        // Where every format's downloads and uploads are sent on to, on the same host.
-        (
-            _,
-            [
-                "artifacts-downloads" | "artifacts-uploads",
-                "namespaces",
-                project,
-                "repositories",
-                name,
-                _,
-                ..,
-            ],
-        ) => ((*project).to_owned(), *name),
-        (_, ["artifacts-downloads" | "artifacts-uploads", ..]) => return None,
+        // Where downloads and uploads of every format are sent on to, on the same host.
+        (_, ["artifacts-downloads" | "artifacts-uploads", rest @ ..]) => match rest {
+            ["namespaces", project, "repositories", name, _, ..] => ((*project).to_owned(), *name),
+            _ => return None,
+        },
         (Format::Docker, ["v2", rest @ ..]) => image(host, rest)?,
         (Format::Apt, ["projects", project, "dists" | "pool", name, _, ..])
         | (Format::Yum, ["projects", project, name, _, ..])
-        | (Format::Googet, ["projects", project, "repos", name, _, ..]) => ((*project).to_owned(), *name),
-        (Format::Docker | Format::Apt | Format::Yum | Format::Googet, _) => return None,
-        (_, [project, name, ..]) => ((*project).to_owned(), *name),
+        | (Format::Googet, ["projects", project, "repos", name, _, ..])
+        | (
+            Format::Python | Format::Npm | Format::Maven | Format::Go | Format::Generic | Format::Kfp,
+            [project, name, ..],
+        ) => ((*project).to_owned(), *name),
         _ => return None,
     };
     (is_plain(&project) && is_plain(name)).then(|| (project, name.to_owned()))

@@ -19,6 +19,7 @@
 mod commands;
 mod connections;
 mod process;
+mod proxy;
 mod race;
 mod sandbox;
 #[path = "../stand-in/stand_in.rs"]
@@ -78,6 +79,7 @@ enum Measure {
     Autostart,
     Crowd,
     Load,
+    Proxy,
     Size,
 }
 
@@ -121,6 +123,11 @@ fn main() {
     if wanted(Measure::Load) {
         say("256 busy connections, and rest");
         connections::load_and_rest(&mut table, &sandboxes, Duration::from_secs_f64(seconds));
+    }
+    if wanted(Measure::Proxy) {
+        say("a large file through the registry proxy, and 64 at once");
+        let rounds = if arguments.quick { 3 } else { (arguments.rounds / 5).max(15) };
+        proxy::against_nginx(&mut table, &sandboxes, rounds);
     }
     if wanted(Measure::Size) {
         for sandbox in &sandboxes {

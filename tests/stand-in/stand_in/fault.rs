@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Sleep;
@@ -38,6 +38,10 @@ pub enum Fault {
     ExpiresIn(Option<Value>),
     /// Waits, then answers as usual.
     Delay(Duration),
+    /// Sends the request elsewhere.
+    Redirect { code: u16, location: String },
+    /// The true answer with these headers beside its own.
+    Headers(Vec<(&'static str, &'static str)>),
 }
 
 impl Fault {
@@ -109,6 +113,7 @@ pub(super) enum Tweak {
     None,
     Half,
     ExpiresIn(Option<Value>),
+    Headers(Vec<(&'static str, &'static str)>),
 }
 
 pub(super) async fn judge(fault: Option<Fault>) -> Verdict {
@@ -140,6 +145,11 @@ pub(super) async fn judge(fault: Option<Fault>) -> Verdict {
         }
         Fault::Body { status, text } => Verdict::Answer(json_text(status, text)),
         Fault::ExpiresIn(value) => Verdict::Proceed(Tweak::ExpiresIn(value)),
+        Fault::Redirect { code, location } => {
+            let response = Response::builder().status(code).header(LOCATION, location);
+            Verdict::Answer(response.body(Body::whole("moved\n")).expect("a valid fault"))
+        }
+        Fault::Headers(list) => Verdict::Proceed(Tweak::Headers(list)),
         Fault::Delay(duration) => {
             tokio::time::sleep(duration).await;
             Verdict::Proceed(Tweak::None)
@@ -172,6 +182,12 @@ impl Tweak {
                 None => object.remove("expires_in"),
             };
             bytes = Value::Object(object).to_string().into();
+        }
+        if let Self::Headers(list) = &self {
+            for (name, value) in list {
+                let name = HeaderName::from_static(name);
+                parts.headers.append(name, HeaderValue::from_static(value));
+            }
         }
         if !matches!(self, Self::Half) {
             return Response::from_parts(parts, Body::whole(bytes));

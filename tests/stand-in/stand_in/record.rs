@@ -82,9 +82,22 @@ pub struct MetadataRequest {
 pub struct RegistryRequest {
     pub method: String,
     pub path: String,
+    /// Path and query as they came.
+    pub target: String,
+    /// Names in lower case; the values of those that hold a secret are left out.
+    pub headers: Vec<(String, String)>,
+    /// How long the body was.
+    pub body: usize,
     pub authorization: Authorization,
     /// As that of [`TokenRequest`].
     pub status: u16,
+}
+
+impl RegistryRequest {
+    /// The value of a header, empty where it holds a secret.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// How a request identified itself, without the secret.

@@ -27,6 +27,9 @@ pub(super) async fn answer(control: &Control, call: &Call) -> Result<Response<Bo
     let request = RegistryRequest {
         method: call.method.to_string(),
         path: call.path.clone(),
+        target: call.target.clone(),
+        headers: call.headers.iter().map(told).collect(),
+        body: call.body.len(),
         authorization: credential.kind.clone(),
         status: 0,
     };
@@ -46,6 +49,13 @@ pub(super) async fn answer(control: &Control, call: &Call) -> Result<Response<Bo
     };
     control.state().registry_requests[index].status = response.status().as_u16();
     Ok(response)
+}
+
+/// A header for the record.
+fn told((name, value): (&HeaderName, &HeaderValue)) -> (String, String) {
+    let secret = ["authorization", "cookie", "proxy-authorization"].contains(&name.as_str());
+    let value = if secret { String::new() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() };
+    (name.as_str().to_owned(), value)
 }
 
 /// What a request says it may do.
