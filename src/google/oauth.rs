@@ -198,7 +198,8 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Reads the middle part. The signature is not looked at: see [`email`].
+    /// Reads the middle part. The signature is not looked at: it came straight from the token endpoint, and TLS stands
+    /// for it there.
     #[must_use]
     pub fn of(id_token: &Secret) -> Option<Self> {
         let payload = URL_SAFE_NO_PAD.decode(id_token.expose().split('.').nth(1)?).ok()?;
