@@ -10,9 +10,11 @@ use valetkey::ask::{Access, NamedSource};
 use valetkey::broker::Broker;
 use valetkey::carrier::unix::bind;
 use valetkey::client::fallback::sources;
-use valetkey::config::{Config, ExtraRegistry, Format};
+use valetkey::config::{Config, EndpointUrls, ExtraRegistry, Format};
 use valetkey::daemon::audit::Log;
-use valetkey::daemon::{Bound, Daemon, Loaded, StartedBy, run};
+use valetkey::daemon::post::{Carrier, Post, Purpose};
+use valetkey::daemon::terms::{Admitted, Terms};
+use valetkey::daemon::{Bound, Daemon, Loaded, Socket, StartedBy, run};
 use valetkey::environment::Environment;
 use valetkey::grant::{Grant, Pattern, ProxyGrant, Repositories};
 use valetkey::paths::Paths;
@@ -39,7 +41,7 @@ impl<'a> Served<'a> {
                 extra(format!("docker.localhost:{port}"), Format::Docker),
             ],
             extra_ca: Some(sandbox.path("ca.pem")),
-            token_endpoint: Some(sandbox.google.token_uri()),
+            endpoints: EndpointUrls { token: Some(sandbox.google.token_uri()), ..EndpointUrls::default() },
             ..Config::default()
         };
         let hosts = Hosts::new(&config.registries);
@@ -54,7 +56,9 @@ impl<'a> Served<'a> {
         let proxy = ProxyGrant { access, repositories: Repositories::Listed(patterns.collect()) };
         let grant = Grant { credential: None, proxy: Some(proxy), named_sources: false, control: false };
         let socket = sandbox.path("run/narrow.sock");
-        let bound = Bound { socket: bind(&socket).unwrap(), path: socket.clone(), grant, own: None };
+        let terms = Terms { grant, admitted: Admitted::owner() };
+        let post = Post::new(socket.display().to_string(), Carrier::Unix, Purpose::Build, terms);
+        let bound = Bound { socket: Socket::Unix(bind(&socket).unwrap()), post, own: None };
         let key = NamedSource::File { path: sandbox.service_account() };
         let nowhere = sandbox.path("none");
         let reload = Box::new(move || {
@@ -63,16 +67,18 @@ impl<'a> Served<'a> {
             let sources = sources(&config, &environment, &paths, Some(key.clone()));
             let clock = sources.world.clock;
             let broker = Broker::new(Hosts::new(&config.registries), sources, clock, Arc::default());
-            Ok(Loaded { broker, redirect_hosts: Vec::new() })
+            let (build, policy) = (Default::default(), Default::default());
+            Ok(Loaded { broker, redirect_hosts: Vec::new(), build, extra: Vec::new(), policy })
         });
         let (log, guard) = Log::to_file(&sandbox.path("narrow.log")).unwrap();
-        let daemon = Daemon::new(reload, log, StartedBy::Helper, None, std::slice::from_ref(&bound)).unwrap();
+        let daemon = Daemon::new(reload, log, StartedBy::Helper, None, None).unwrap();
         let daemon = Arc::new(daemon);
+        daemon.serve(bound);
         let serving = Arc::clone(&daemon);
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            runtime.block_on(run(serving, vec![bound]));
+            runtime.block_on(run(serving));
             drop(guard);
         });
         Self { sandbox, socket, daemon, thread: Some(thread) }

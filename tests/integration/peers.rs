@@ -47,7 +47,7 @@ fn another_user_gets_nothing_and_the_refusal_is_logged() {
     }
     daemon.terminate();
     let log = daemon.log();
-    assert_eq!(log.matches("\"verdict\":\"refused: not the owner\"").count(), 4, "{log}");
+    assert_eq!(log.matches("\"verdict\":\"refused: not admitted\"").count(), 4, "{log}");
     assert!(log.contains(&format!("\"uid\":{NOBODY}")), "{log}");
 }
 
