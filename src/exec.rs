@@ -93,6 +93,7 @@ fn watch(
 ) -> io::Result<Result<ExitCode, ChildFault>> {
     // Before there is a thread that would not know of it.
     let signals = child::hold_signals()?;
+    let command = child::command(&order.program, &order.arguments, wiring, &signals);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_keep_alive(Duration::from_secs(1))
@@ -106,7 +107,7 @@ fn watch(
         if let Some(idle) = idle {
             background.spawn(keep_awake(way, idle));
         }
-        match child::spawn(&order.program, &order.arguments, wiring) {
+        match child::spawn(command) {
             Ok(child) => Ok(Ok(child::supervise(child, &signals).await?)),
             Err(fault) => Ok(Err(fault)),
         }

@@ -212,8 +212,11 @@ impl DirectoryWatch {
 
 /// Signals that wait for us instead of acting on us.
 #[cfg(target_os = "linux")]
-#[derive(Debug)]
-pub struct HeldSignals(OwnedFd);
+pub struct HeldSignals {
+    descriptor: OwnedFd,
+    /// What was held back before.
+    before: libc::sigset_t,
+}
 
 /// The same in a runtime.
 #[cfg(target_os = "linux")]
@@ -231,7 +234,6 @@ pub struct Arrived {
 #[cfg(target_os = "linux")]
 impl HeldSignals {
     /// Holds these signals back from now on. To be called before there is a second thread, which would not know of it.
-    /// A child starts without: the standard library clears the mask.
     ///
     /// # Errors
     /// When there is no descriptor left.
@@ -242,6 +244,7 @@ impl HeldSignals {
         // just that. The descriptor is new and owned by nobody else.
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             for number in numbers {
                 libc::sigaddset(&raw mut set, *number);
@@ -251,10 +254,27 @@ impl HeldSignals {
                 return Err(io::Error::last_os_error());
             }
             let descriptor = OwnedFd::from_raw_fd(descriptor);
-            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) {
-                0 => Ok(Self(descriptor)),
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) {
+                0 => Ok(Self { descriptor, before }),
                 error => Err(io::Error::from_raw_os_error(error)),
             }
+        }
+    }
+
+    /// Has a child start with what was held back before, and no more.
+    #[expect(unsafe_code, reason = "what runs between fork and exec is in its caller's care")]
+    pub fn release_in(&self, command: &mut std::process::Command) {
+        use std::os::unix::process::CommandExt;
+        let before = self.before;
+        // SAFETY: the one call between fork and exec is safe there (POSIX lists it), and reads a set that the closure
+        // owns.
+        unsafe {
+            command.pre_exec(move || {
+                match libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) {
+                    0 => Ok(()),
+                    error => Err(io::Error::from_raw_os_error(error)),
+                }
+            });
         }
     }
 
@@ -265,7 +285,14 @@ impl HeldSignals {
     #[expect(unsafe_code, reason = "tokio asks its caller to vouch for the descriptor")]
     pub fn listen(self) -> io::Result<Signals> {
         // SAFETY: as for `DirectoryWatch`.
-        Ok(Signals(unsafe { AsyncFd::register(self.0) }?))
+        Ok(Signals(unsafe { AsyncFd::register(self.descriptor) }?))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl std::fmt::Debug for HeldSignals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("HeldSignals").field(&self.descriptor).finish()
     }
 }
 

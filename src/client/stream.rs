@@ -138,7 +138,7 @@ impl Way {
             let request = Request::new(Empty::<Bytes>::new());
             let (mut head, body) = request.into_parts();
             head.uri = hyper::Uri::from_static(target);
-            let (response, _task) = self.exchange(Request::from_parts(head, body)).await?;
+            let (response, _task) = self.exchange(Request::from_parts(head, body), BUSY).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), LARGEST).collect().await;
             Ok((status, body.map_err(|_| WayFault::TooLong(self.path().to_owned()))?.to_bytes()))
@@ -158,7 +158,7 @@ impl Way {
         let repeatable =
             matches!(*request.method(), Method::GET | Method::HEAD) && request.body().is_end_stream();
         if !repeatable {
-            let (response, task) = self.exchange(request).await?;
+            let (response, task) = self.exchange(request, RESTART).await?;
             return Ok(response.map(|body| Answer::plain(self.clone(), body, task)));
         }
         let head = request.into_parts().0;
@@ -174,21 +174,25 @@ impl Way {
         let mut left = MOST_REPEATS;
         loop {
             let again = Request::from_parts(head.clone(), Empty::<Bytes>::new());
-            match self.exchange(again).await {
+            match self.exchange(again, RESTART).await {
                 Err(WayFault::Broken { .. }) if left > 0 => left -= 1,
                 outcome => return outcome,
             }
         }
     }
 
-    async fn exchange<B>(&self, mut request: Request<B>) -> Result<(Response<Incoming>, StreamTask), WayFault>
+    async fn exchange<B>(
+        &self,
+        mut request: Request<B>,
+        patience: Duration,
+    ) -> Result<(Response<Incoming>, StreamTask), WayFault>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
     {
         request.headers_mut().insert(HOST, HeaderValue::from_static("valetkey"));
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         let broken = |source| WayFault::Broken { path: self.path().to_owned(), source };
-        let stream = Deaf { stream: self.connect().await?, deaf: false };
+        let stream = Deaf { stream: self.connect(patience).await?, deaf: false };
         let (mut sender, moving) = Builder::new()
             .max_headers(MOST_HEADERS)
             .read_buf_exact_size(Some(BUFFER))
@@ -213,8 +217,8 @@ impl Way {
     }
 
     /// Opens a stream, and waits a while for a daemon that is being restarted or has no room in its backlog.
-    async fn connect(&self) -> Result<Stream, WayFault> {
-        let give_up = Instant::now() + RESTART;
+    async fn connect(&self, patience: Duration) -> Result<Stream, WayFault> {
+        let give_up = Instant::now() + patience;
         let mut pause = SHORTEST_PAUSE;
         loop {
             match self.open().await {
@@ -341,6 +345,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
 const HEAD: Duration = Duration::from_secs(75);
 /// A daemon that is restarted is back within this.
 const RESTART: Duration = Duration::from_secs(5);
+/// One with many askers accepts within this.
+const BUSY: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const MOST_REPEATS: u8 = 2;

@@ -5,7 +5,7 @@
 //! Its exit code is ours, and 128 and the signal's number where a signal ended it. Whoever loses his parent to us, as
 //! happens to the first process of a container, is taken leave of.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::process::{Command, ExitCode};
 
@@ -56,11 +56,9 @@ pub fn hold_signals() -> io::Result<HeldSignals> {
     HeldSignals::hold(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH])
 }
 
-/// Starts a command.
-///
-/// # Errors
-/// When it cannot be found or run.
-pub fn spawn(program: &OsString, arguments: &[OsString], wiring: &Wiring) -> Result<Pid, ChildFault> {
+/// A command that can be started.
+#[must_use]
+pub fn command(program: &OsStr, arguments: &[OsString], wiring: &Wiring, signals: &HeldSignals) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
     for name in &wiring.unset {
@@ -69,8 +67,17 @@ pub fn spawn(program: &OsString, arguments: &[OsString], wiring: &Wiring) -> Res
     for (name, value) in &wiring.set {
         command.env(name, value);
     }
+    signals.release_in(&mut command);
+    command
+}
+
+/// Starts a command.
+///
+/// # Errors
+/// When it cannot be found or run.
+pub fn spawn(mut command: Command) -> Result<Pid, ChildFault> {
     let child = command.spawn().map_err(|source| {
-        let name = program.to_string_lossy().into_owned();
+        let name = command.get_program().to_string_lossy().into_owned();
         match source.kind() {
             io::ErrorKind::NotFound => ChildFault::Missing { name, source },
             _ => ChildFault::Unusable { name, source },
@@ -151,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_command_that_cannot_start_has_the_code_of_a_shell() {
-        let start = |program: &str| spawn(&program.into(), &[], &Wiring::default()).unwrap_err().exit_code();
+        let start = |program: &str| spawn(Command::new(program)).unwrap_err().exit_code();
         assert_eq!(start("/nowhere/at/all"), 127);
         assert_eq!(start("/etc/passwd"), 126);
         assert_eq!(start("/"), 126);

@@ -10,12 +10,16 @@
 
 #[path = "../harness/harness.rs"]
 mod harness;
+#[path = "../harness/registry_daemon.rs"]
+mod registry_daemon;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
 mod command_line;
 mod daemon;
 mod delegation;
+mod exec;
+mod exec_terminal;
 mod google_login;
 mod identity;
 mod key_file;
