@@ -5,6 +5,8 @@
 mod completions;
 mod control;
 mod doctor;
+mod env;
+mod exec;
 #[cfg(not(target_os = "macos"))]
 mod keychain;
 mod keyring;
@@ -88,6 +90,10 @@ enum Command {
     Stop,
     /// Have the daemon read its configuration again
     Reload,
+    /// Run a command with pip, uv and other clients wired to the daemon
+    Exec(exec::Flags),
+    /// Print for a shell what clients need and can be given without a process behind it
+    Env,
     /// Try every step for real and name the one that fails
     Doctor {
         /// An index or file URL, to be asked for with the credential
@@ -163,6 +169,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Stop => control::stop(environment),
         Command::Reload => control::reload(environment),
         Command::Doctor { url, source } => doctor::run(environment, source.credential, url.as_deref()),
+        Command::Exec(flags) => exec::run(environment, flags),
+        Command::Env => env::run(&environment),
         Command::Completions { shell } => completions::completions(shell),
         #[cfg(not(target_os = "macos"))]
         Command::Keychain => keychain::run(),

@@ -6,9 +6,12 @@
 pub mod autostart;
 pub mod delegate;
 pub mod fallback;
+pub mod granted;
 pub mod locate;
 pub mod refusals;
 pub mod request;
+pub mod resume;
+pub mod stream;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -88,6 +91,26 @@ impl Client {
                 ask.state.clone_from(&self.paths.state);
                 self.ask_owner(&path, ask, until)
             }
+        }
+    }
+
+    /// Sees to it that the owner's daemon runs, where its identity is one that a daemon is worth starting for.
+    ///
+    /// # Errors
+    /// When nobody may be trusted to answer there, or it does not come up.
+    pub fn start_daemon(&self, until: Instant) -> Result<(), Failure> {
+        let path = self.paths.socket();
+        check_private(&self.paths.runtime)?;
+        match request::call_own(&path, "GET", "/health/live", until) {
+            Ok(_) => Ok(()),
+            Err(Silence::Unreachable(_))
+                if self.config.auto_start
+                    && self.left_behind().is_none()
+                    && fallback::lives_long(self, None) =>
+            {
+                autostart::start(&self.paths, &self.environment, until)
+            }
+            Err(silence) => Err(silence.at(&path, "your own daemon").with_hint("run `valetkey serve`")),
         }
     }
 

@@ -12,8 +12,8 @@
 //! | 4 | `broker` | an ask becomes a credential: choice, cache, one flight for many askers |
 //! | 5 | `proxy` | authenticated pass-through to a registry; gets its tokens by a closure |
 //! | 6 | `daemon` | listeners, peers, grants, routes |
-//! | 7 | `client` | ask the daemon, start it, or answer in process |
-//! | 8 | `doctor` | tries every step for real |
+//! | 7 | `client` `wiring` | ask the daemon, start it, or answer in process; what each tool needs to be wired |
+//! | 8 | `doctor` `exec` | tries every step for real; runs a command with everything wired |
 //! | 9 | `cli` | one file a subcommand |
 
 pub mod ask;
@@ -28,6 +28,7 @@ pub mod doctor;
 pub mod durable;
 pub mod environment;
 pub mod error;
+pub mod exec;
 pub mod google;
 pub mod grant;
 pub mod http;
@@ -40,3 +41,4 @@ pub mod registry;
 pub mod secret;
 pub mod sys;
 pub mod vault;
+pub mod wiring;

@@ -31,11 +31,11 @@ fn floors() -> BTreeMap<&'static str, u8> {
         ("proxy", 5),
         ("daemon", 6),
         ("client", 7),
+        ("wiring", 7),
         ("doctor", 8),
         ("login", 8),
         ("exec", 8),
         ("image", 8),
-        ("wiring", 8),
         ("cli", 9),
     ]
     .into()

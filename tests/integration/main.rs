@@ -10,6 +10,8 @@
 
 #[path = "../harness/harness.rs"]
 mod harness;
+#[path = "../harness/registry_daemon.rs"]
+mod registry_daemon;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
@@ -18,6 +20,8 @@ mod adopt;
 mod command_line;
 mod daemon;
 mod delegation;
+mod exec;
+mod exec_terminal;
 mod google_login;
 mod granting;
 mod identity;

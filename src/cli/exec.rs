@@ -1,0 +1,98 @@
+//! `valetkey exec`: a command with everything wired. Its exit code is the command's.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use super::terminal;
+use crate::client::Client;
+use crate::environment::Environment;
+use crate::error::{Failure, Kind};
+use crate::exec::{self, Order};
+use crate::registry::{Format, Hosts};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Flags {
+    /// Give every installer one index: the merged one, or that of one repository
+    #[arg(long, value_name = "REPO", num_args = 0..)]
+    index: Option<Vec<String>>,
+    /// The port on 127.0.0.1 (default: always the same one)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+pub(super) fn run(environment: Environment, flags: Flags) -> Result<ExitCode, Failure> {
+    let client = Client::new(environment, None)?;
+    let index = flags.index.map(|repositories| index_path(&repositories, &client)).transpose()?;
+    let mut words = flags.command.into_iter();
+    let program = words.next().unwrap_or_default();
+    let order =
+        Order { program, arguments: words.collect(), index, port: flags.port, say: terminal::whisper };
+    match exec::run(&client, &order)? {
+        Ok(code) => Ok(code),
+        Err(fault) => {
+            let code = fault.exit_code();
+            terminal::report(&fault.into());
+            Ok(ExitCode::from(code))
+        }
+    }
+}
+
+/// The path of the daemon's index: the merged one where no repository is named.
+fn index_path(repositories: &[String], client: &Client) -> Result<String, Failure> {
+    match repositories {
+        [] => Ok("/simple/".to_owned()),
+        [one] => {
+            let hosts = Hosts::new(&client.config.registries);
+            repository_path(one, &hosts).ok_or_else(|| {
+                Failure::new(Kind::Usage, format!("{one:?} is no Python repository"))
+                    .with_hint("write it as LOCATION/PROJECT/REPOSITORY or as its https URL")
+            })
+        }
+        _ => Err(Failure::new(Kind::Usage, "--index takes one repository, or none for the merged index")
+            .with_hint("configure the order of the merged index where the daemon runs")),
+    }
+}
+
+/// `/index/HOST/PROJECT/REPOSITORY/simple/` for either form of a repository.
+fn repository_path(text: &str, hosts: &Hosts) -> Option<String> {
+    let url = match (text.contains("://"), text.split_once('/')) {
+        (true, _) => text.to_owned(),
+        (false, Some((location, rest))) => format!("https://{location}-python.pkg.dev/{rest}"),
+        (false, None) => return None,
+    };
+    let registry = hosts.resolve(&url).ok().filter(|registry| registry.format == Format::Python)?;
+    let (project, name) = registry.repository?;
+    let path = format!("{}/{project}/{name}", registry.host);
+    let rest = url.split_once(&path)?.1.trim_matches('/');
+    // What people copy: the repository itself, or its index.
+    matches!(rest, "" | "simple").then(|| format!("/index/{path}/simple/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_repository_lead_to_its_index() {
+        let path = |text: &str| repository_path(text, &Hosts::default());
+        let wanted = Some("/index/europe-west1-python.pkg.dev/acme/private/simple/".to_owned());
+        assert_eq!(path("europe-west1/acme/private"), wanted);
+        assert_eq!(path("https://europe-west1-python.pkg.dev/acme/private"), wanted);
+        assert_eq!(path("https://europe-west1-python.pkg.dev/acme/private/simple/"), wanted);
+        for text in [
+            "",
+            "acme",
+            "europe-west1/acme",
+            "europe-west1/acme/private/x",
+            "https://evilpkg.dev/acme/private/",
+            "http://europe-west1-python.pkg.dev/acme/private/",
+            "https://europe-west1-npm.pkg.dev/acme/private/",
+            "europe-west1/../private",
+        ] {
+            assert_eq!(path(text), None, "{text:?}");
+        }
+    }
+}

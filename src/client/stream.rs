@@ -1,0 +1,356 @@
+//! Requests to the daemon by a program that has a runtime: one stream for each, whatever carries it.
+//!
+//! A [`Way`] is where the daemon is; [`Way::open`] is the one place that knows how bytes get there. A request goes out
+//! on a stream of its own, and the answer's body is read as its reader reads. While the daemon is being restarted a
+//! request waits for it a little; a download that breaks in the middle goes on where it stopped
+//! ([`resume`](super::resume)). Nothing in here knows a token.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::Builder;
+use hyper::header::{CONNECTION, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::locate::Carrier;
+use super::resume::Answer;
+use crate::error::{Fault, Kind};
+use crate::sys;
+
+/// A way to the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    Unix {
+        path: PathBuf,
+        /// The owner's socket: whoever serves it has to be this user.
+        own: bool,
+    },
+}
+
+/// The bytes of one request and its answer, whatever carries them.
+pub type Stream = Box<dyn Duplex>;
+
+/// Both directions of a stream.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
+/// Why there is no answer, or no more of it.
+#[derive(Debug, Error)]
+pub enum WayFault {
+    /// The daemon does not run, or not where it is looked for.
+    #[error("nobody answers at {}", path.display())]
+    Unreachable { path: PathBuf, source: io::Error },
+    /// Somebody else serves the owner's socket.
+    #[error("{} is served by uid {uid}", path.display())]
+    Foreign { path: PathBuf, uid: u32 },
+    /// The connection broke.
+    #[error("the daemon at {} broke off", path.display())]
+    Broken { path: PathBuf, source: hyper::Error },
+    /// Nothing came in time.
+    #[error("the daemon at {} did not answer within {} s", path.display(), waited.as_secs())]
+    Deadline { path: PathBuf, waited: Duration },
+    /// An answer longer than the asker takes.
+    #[error("the answer of the daemon at {} is too long", .0.display())]
+    TooLong(PathBuf),
+}
+
+impl Fault for WayFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Deadline { .. } => Kind::Deadline,
+            Self::TooLong(_) => Kind::Local,
+            _ => Kind::Unreachable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreachable { .. } => Some("start the daemon that serves it".to_owned()),
+            Self::Foreign { .. } => Some("end that process, or remove the socket".to_owned()),
+            Self::Broken { .. } | Self::Deadline { .. } => Some("look at that daemon's log".to_owned()),
+            Self::TooLong(_) => None,
+        }
+    }
+}
+
+impl Way {
+    /// The way that a carrier stands for.
+    #[must_use]
+    pub fn of(carrier: &Carrier) -> Self {
+        match carrier {
+            Carrier::Found { path, .. } => Self::Unix { path: path.clone(), own: false },
+            Carrier::Owner(path) => Self::Unix { path: path.clone(), own: true },
+        }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Unix { path, .. } => path,
+        }
+    }
+
+    /// Opens one stream.
+    ///
+    /// # Errors
+    /// When nobody listens there, or somebody who should not.
+    pub async fn open(&self) -> Result<Stream, WayFault> {
+        let path = self.path();
+        let unreachable = |source| WayFault::Unreachable { path: path.to_owned(), source };
+        match self {
+            Self::Unix { path, own } => {
+                let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+                if *own {
+                    let server = sys::peer_of(&stream).map_err(unreachable)?;
+                    if server.uid != sys::own_uid() {
+                        return Err(WayFault::Foreign { path: path.clone(), uid: server.uid });
+                    }
+                }
+                Ok(Box::new(stream))
+            }
+        }
+    }
+
+    /// Asks for something small, once, and gets it whole.
+    ///
+    /// # Errors
+    /// When there is no complete answer in time.
+    pub async fn ask(
+        &self,
+        target: &'static str,
+        patience: Duration,
+    ) -> Result<(StatusCode, Bytes), WayFault> {
+        let whole = async {
+            let request = Request::new(Empty::<Bytes>::new());
+            let (mut head, body) = request.into_parts();
+            head.uri = hyper::Uri::from_static(target);
+            let (response, _task) = self.exchange(Request::from_parts(head, body), BUSY).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), LARGEST).collect().await;
+            Ok((status, body.map_err(|_| WayFault::TooLong(self.path().to_owned()))?.to_bytes()))
+        };
+        timeout(patience, whole).await.unwrap_or_else(|_| Err(self.late(patience)))
+    }
+
+    /// Sends a request, and waits for the head of its answer. A request that can be made twice waits for a daemon that
+    /// is being restarted, and is made again if its stream breaks before an answer.
+    ///
+    /// # Errors
+    /// When there is no daemon, or no head within its time, counted from the last piece of the request's body.
+    pub async fn send<B>(&self, request: Request<B>) -> Result<Response<Answer>, WayFault>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+    {
+        let repeatable =
+            matches!(*request.method(), Method::GET | Method::HEAD) && request.body().is_end_stream();
+        if !repeatable {
+            let (response, task) = self.exchange(request, RESTART).await?;
+            return Ok(response.map(|body| Answer::plain(self.clone(), body, task)));
+        }
+        let head = request.into_parts().0;
+        let (response, task) = self.repeat(&head).await?;
+        Ok(Answer::resumable(self.clone(), head, response, task))
+    }
+
+    /// A request without a body, until it is answered.
+    pub(super) async fn repeat(
+        &self,
+        head: &hyper::http::request::Parts,
+    ) -> Result<(Response<Incoming>, StreamTask), WayFault> {
+        let mut left = MOST_REPEATS;
+        loop {
+            let again = Request::from_parts(head.clone(), Empty::<Bytes>::new());
+            match self.exchange(again, RESTART).await {
+                Err(WayFault::Broken { .. }) if left > 0 => left -= 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn exchange<B>(
+        &self,
+        mut request: Request<B>,
+        patience: Duration,
+    ) -> Result<(Response<Incoming>, StreamTask), WayFault>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+    {
+        request.headers_mut().insert(HOST, HeaderValue::from_static("valetkey"));
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let broken = |source| WayFault::Broken { path: self.path().to_owned(), source };
+        let stream = Deaf { stream: self.connect(patience).await?, deaf: false };
+        let (mut sender, moving) = Builder::new()
+            .max_headers(MOST_HEADERS)
+            .read_buf_exact_size(Some(BUFFER))
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        // Whoever reads the answer hears of an error.
+        let task = StreamTask(tokio::spawn(async move { drop(moving.await) }).abort_handle());
+        let moved = Arc::new(AtomicU64::new(0));
+        let request = request.map(|body| Counted { body, moved: Arc::clone(&moved) });
+        let answer = sender.send_request(request);
+        tokio::pin!(answer);
+        let mut seen = 0;
+        loop {
+            match timeout_at(Instant::now() + HEAD, answer.as_mut()).await {
+                Ok(response) => return Ok((response.map_err(broken)?, task)),
+                // As long as an upload moves, the answer is not due.
+                Err(_) if moved.load(Ordering::Relaxed) > seen => seen = moved.load(Ordering::Relaxed),
+                Err(_) => return Err(self.late(HEAD)),
+            }
+        }
+    }
+
+    /// Opens a stream, and waits a while for a daemon that is being restarted or has no room in its backlog.
+    async fn connect(&self, patience: Duration) -> Result<Stream, WayFault> {
+        let give_up = Instant::now() + patience;
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            match self.open().await {
+                Err(WayFault::Unreachable { source, .. })
+                    if is_passing(&source) && Instant::now() < give_up =>
+                {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn late(&self, waited: Duration) -> WayFault {
+        WayFault::Deadline { path: self.path().to_owned(), waited }
+    }
+}
+
+/// What a socket says whose daemon may be back in a moment.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound, WouldBlock};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | WouldBlock)
+}
+
+/// The task that moves the bytes of a stream. Dropping it cuts the stream.
+#[derive(Debug)]
+pub(super) struct StreamTask(AbortHandle);
+
+impl Drop for StreamTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A stream on which writing never fails, because the other side may have refused an upload, said why, and stopped
+/// listening. What counts is what there is to read.
+struct Deaf<S> {
+    stream: S,
+    deaf: bool,
+}
+
+impl<S: AsyncWrite + Unpin> Deaf<S> {
+    fn heed<T>(&mut self, poll: Poll<io::Result<T>>, instead: T) -> Poll<io::Result<T>> {
+        match poll {
+            Poll::Ready(Err(_)) => {
+                self.deaf = true;
+                Poll::Ready(Ok(instead))
+            }
+            poll => poll,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Deaf<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Deaf<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.deaf {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.heed(poll, bytes.len())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf {
+            return Poll::Ready(Ok(()));
+        }
+        let poll = Pin::new(&mut self.stream).poll_flush(context);
+        self.heed(poll, ())
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.heed(poll, ())
+    }
+}
+
+/// A body that counts what is taken of it.
+struct Counted<B> {
+    body: B,
+    moved: Arc<AtomicU64>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let poll = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &poll {
+            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+            self.moved.fetch_add(length, Ordering::Relaxed);
+        }
+        poll
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The daemon waits for a token, and then as long again for a registry.
+const HEAD: Duration = Duration::from_secs(75);
+/// A daemon that is restarted is back within this.
+const RESTART: Duration = Duration::from_secs(5);
+/// One with many askers accepts within this.
+const BUSY: Duration = Duration::from_secs(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const MOST_REPEATS: u8 = 2;
+const BUFFER: usize = 64 << 10;
+const MOST_HEADERS: usize = 128;
+/// Of an answer that is kept whole.
+const LARGEST: usize = 1 << 20;

@@ -1,0 +1,276 @@
+//! Runs a command with everything wired: its requests to private registries come to a forwarder on loopback, which
+//! carries them to the daemon, and no token is in the command, its environment or a file.
+//!
+//! In this order: find the daemon and ask what it grants; make a certificate authority for this run and a directory in
+//! memory; take the port; set the environment; run the command and serve it until it ends; leave nothing behind.
+
+pub mod authority;
+pub mod bundle;
+pub mod child;
+pub mod forward;
+pub mod intercept;
+pub mod place;
+pub mod tunnel;
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use self::authority::Authority;
+use self::child::ChildFault;
+use self::forward::Forwarder;
+use self::intercept::Courier;
+use self::place::Place;
+use crate::client::Client;
+use crate::client::granted::{Granted, Proxied};
+use crate::client::locate::Carrier;
+use crate::client::stream::Way;
+use crate::clock::Clock;
+use crate::environment::Environment;
+use crate::error::{Failure, Kind};
+use crate::http::proxy::ProxyConnector;
+use crate::http::server::failure_from_problem;
+use crate::paths::read_regular;
+use crate::sys;
+use crate::wiring::pip::{PipSettings, configuration_files};
+use crate::wiring::proxies::{beyond, proxies};
+use crate::wiring::{Wiring, index, keyring_providers, path_with, trust};
+
+/// What is to be run.
+#[derive(Debug)]
+pub struct Order {
+    pub program: OsString,
+    pub arguments: Vec<OsString>,
+    /// The index that every installer gets, as a path of the daemon's.
+    pub index: Option<String>,
+    /// The port that was asked for, instead of the usual one.
+    pub port: Option<u16>,
+    /// Shows a person one sentence.
+    pub say: fn(&str),
+}
+
+/// Runs the command to its end.
+///
+/// # Errors
+/// When nothing answers or nothing is granted, or the command could not be wired. Then it was not started.
+pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault>, Failure> {
+    sys::refuse_dumps();
+    let way = find(client)?;
+    let granted = ask(&way)?;
+    let credential = granted.credential.is_some();
+    let proxied = proxied(granted, &way, order)?;
+    let place = Place::new(&client.environment)?;
+    if !place.is_in_memory() {
+        let place = place.path().display();
+        (order.say)(&format!("{place} is not in memory: what a killed run leaves there stays"));
+    }
+    let authority = Authority::new(&proxied.hosts, Clock::system())?;
+    let (listener, port) = listen(order)?;
+    let pip = pip_settings(&client.environment);
+    let wiring = wire(client, order, &place, &pip, port, &proxied, &authority, credential)?;
+    for note in &wiring.notes {
+        (order.say)(note);
+    }
+    let idle = matches!(way, Way::Unix { own: true, .. }).then_some(client.config.idle);
+    let beyond = ProxyConnector::new(&beyond(&client.environment, pip.proxy.as_deref()));
+    let courier = Courier::new(way.clone(), order.say);
+    let forwarder = Forwarder::new(port, proxied.hosts, authority, courier, beyond);
+    let outcome = watch(order, &wiring, listener, forwarder, way, idle);
+    outcome.map_err(|error| Failure::new(Kind::Local, "cannot run a command").with_cause(error))
+}
+
+/// Starts the command and serves it until it ends.
+fn watch(
+    order: &Order,
+    wiring: &Wiring,
+    listener: TcpListener,
+    forwarder: Forwarder,
+    way: Way,
+    idle: Option<Duration>,
+) -> io::Result<Result<ExitCode, ChildFault>> {
+    // Before there is a thread that would not know of it.
+    let signals = child::hold_signals()?;
+    let command = child::command(&order.program, &order.arguments, wiring, &signals);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_keep_alive(Duration::from_secs(1))
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(async {
+        let signals = signals.listen()?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let mut background = tokio::task::JoinSet::new();
+        background.spawn(forwarder.run(listener));
+        if let Some(idle) = idle {
+            background.spawn(keep_awake(way, idle));
+        }
+        match child::spawn(command) {
+            Ok(child) => Ok(Ok(child::supervise(child, &signals).await?)),
+            Err(fault) => Ok(Err(fault)),
+        }
+    });
+    // Connections of processes that outlive the command are cut: what vouched for them goes too.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The way to the daemon, which is started where it is this user's own and not running.
+fn find(client: &Client) -> Result<Way, Failure> {
+    let (carrier, named) = client.locate()?;
+    if named.is_some() {
+        let text = "a credential is named for this process, and a daemon makes requests with its own";
+        let hint = "unset GOOGLE_APPLICATION_CREDENTIALS, VALETKEY_CREDENTIAL, CLOUDSDK_* and GCE_METADATA_HOST for \
+                    this command, or run `valetkey serve` with them and name its socket in VALETKEY_SOCKET";
+        return Err(Failure::new(Kind::Refused, text).with_hint(hint));
+    }
+    if matches!(carrier, Carrier::Owner(_)) {
+        client.start_daemon(Instant::now() + PATIENCE)?;
+    }
+    Ok(Way::of(&carrier))
+}
+
+/// What the daemon grants.
+fn ask(way: &Way) -> Result<Granted, Failure> {
+    let path = way.path().display();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Kind::Local, "cannot start").with_cause(error))?;
+    let (status, body) = runtime.block_on(way.ask("/v1/grant", PATIENCE))?;
+    match status.as_u16() {
+        200 => serde_json::from_slice(&body).map_err(|error| {
+            Failure::new(Kind::Local, format!("what the daemon at {path} says of its grant cannot be read"))
+                .with_cause(error)
+                .with_hint("install the same version of valetkey on both sides")
+        }),
+        // A path that is not granted has no route.
+        404 => Err(nothing_granted(way)),
+        status => Err(failure_from_problem(&body).unwrap_or_else(|| {
+            Failure::new(
+                Kind::Upstream,
+                format!("the daemon at {path} answered {status} when asked for its grant"),
+            )
+        })),
+    }
+}
+
+/// What is granted, where that is enough for what is ordered.
+fn proxied(granted: Granted, way: &Way, order: &Order) -> Result<Proxied, Failure> {
+    let serves_index = granted.index;
+    let proxied = granted.proxy.filter(|proxied| !proxied.hosts.is_empty());
+    let proxied = proxied.ok_or_else(|| nothing_granted(way))?;
+    if order.index.is_some() && !serves_index {
+        let text = format!("the daemon at {} serves no index", way.path().display());
+        return Err(
+            Failure::new(Kind::Refused, text).with_hint("leave --index out, or configure an index there")
+        );
+    }
+    Ok(proxied)
+}
+
+fn nothing_granted(way: &Way) -> Failure {
+    let text = format!("the daemon at {} grants no registry to this process", way.path().display());
+    let hint =
+        "list the repositories in its config.toml: [build] repositories = [\"LOCATION/PROJECT/REPOSITORY\"]";
+    Failure::new(Kind::Refused, text).with_hint(hint)
+}
+
+/// Takes the usual port, which cache mounts remember, or another one where that is taken.
+fn listen(order: &Order) -> Result<(TcpListener, u16), Failure> {
+    let wanted = order.port.unwrap_or(PORT);
+    let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).or_else(|error| {
+        if order.port.is_some() || error.kind() != io::ErrorKind::AddrInUse {
+            return Err(error);
+        }
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        (order.say)(&format!(
+            "port {wanted} is taken, so this run has port {}: what is cached by address is not found again",
+            other.local_addr()?.port()
+        ));
+        Ok(other)
+    });
+    let listener = bound.and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        Ok((listener, port))
+    });
+    listener.map_err(|error| {
+        Failure::new(Kind::Local, format!("cannot listen on port {wanted} of 127.0.0.1"))
+            .with_cause(error)
+            .with_hint("name another one with --port")
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "this is where everything comes together, once")]
+fn wire(
+    client: &Client,
+    order: &Order,
+    place: &Place,
+    pip: &PipSettings,
+    port: u16,
+    proxied: &Proxied,
+    authority: &Authority,
+    credential: bool,
+) -> Result<Wiring, Failure> {
+    let environment = &client.environment;
+    let wanted = trust::bundles(environment, pip.cert.as_deref());
+    let mut wiring = proxies(environment, pip.proxy.as_deref(), port, &proxied.hosts).and(bundle::write(
+        place.path(),
+        authority.pem(),
+        &wanted,
+        environment,
+    )?);
+    if credential {
+        wiring = wiring.and(keyring_providers(environment));
+        wiring.set("PATH", path_with(environment, &place.link_keyring()?));
+    }
+    if let Some(path) = &order.index {
+        let url = format!("http://127.0.0.1:{port}{path}");
+        wiring = wiring.and(index::index(&url, &place.empty()?));
+        wiring.notes.extend(index_warnings(order));
+    }
+    Ok(wiring)
+}
+
+/// Index lines in the requirements files that a command names: pip heeds them whatever the environment says.
+fn index_warnings(order: &Order) -> Vec<String> {
+    let words: Vec<String> = order.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut warnings = Vec::new();
+    for file in index::requirements_files(&words) {
+        let Ok(text) = read_regular(Path::new(&file), LARGEST_REQUIREMENTS) else { continue };
+        for (line, option) in index::index_lines(&text) {
+            warnings.push(format!(
+                "warning: {file}:{line}: `{option}` leads past the merged index; remove that line"
+            ));
+        }
+    }
+    warnings
+}
+
+fn pip_settings(environment: &Environment) -> PipSettings {
+    let mut settings = PipSettings::default();
+    for file in configuration_files(environment) {
+        if let Ok(text) = read_regular(&file, LARGEST_REQUIREMENTS) {
+            settings.read(&text);
+        }
+    }
+    settings
+}
+
+/// A daemon that started by itself ends when nobody has asked it anything for a while; a shell may be open for longer.
+async fn keep_awake(way: Way, idle: Duration) {
+    let pause = (idle / 3).clamp(Duration::from_secs(1), Duration::from_secs(900));
+    loop {
+        tokio::time::sleep(pause).await;
+        // Where it is gone, the next request says so.
+        let _ = way.ask("/v1/grant", PATIENCE).await;
+    }
+}
+
+/// Where the forwarder listens: a port that no known service has, below those that systems give out by themselves.
+pub const PORT: u16 = 18417;
+const PATIENCE: Duration = Duration::from_secs(5);
+const LARGEST_REQUIREMENTS: u64 = 1 << 20;

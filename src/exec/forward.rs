@@ -1,0 +1,282 @@
+//! The forwarder: an HTTP proxy on a loopback port, for processes of this user and no others.
+//!
+//! `CONNECT` to a granted host is answered by us ([`intercept`](super::intercept)); to any other host it is a tunnel,
+//! and nothing in it is read. Beside that the port serves the daemon's index and registry paths. Anything else is
+//! refused with a sentence. No token is in this process, and no request leaves it with one.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{HOST, HeaderMap};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::authority::Authority;
+use super::intercept::{self, Courier, Reply, sentence};
+use super::tunnel::{self, Destination};
+use crate::carrier::tcp;
+use crate::client::granted::HostPattern;
+use crate::http::proxy::ProxyConnector;
+use crate::sys;
+
+/// See the module.
+pub struct Forwarder(Arc<Shared>);
+
+struct Shared {
+    port: u16,
+    hosts: Vec<HostPattern>,
+    authority: Authority,
+    courier: Courier,
+    beyond: ProxyConnector,
+}
+
+/// What a connection becomes when its `CONNECT` has been answered.
+enum Next {
+    /// TLS of ours, for that host.
+    Intercept(OnUpgrade, Destination),
+    /// Somebody else's.
+    Tunnel(OnUpgrade, TcpStream),
+}
+
+type Slot = Mutex<Option<Next>>;
+
+impl Forwarder {
+    #[must_use]
+    pub fn new(
+        port: u16,
+        hosts: Vec<HostPattern>,
+        authority: Authority,
+        courier: Courier,
+        beyond: ProxyConnector,
+    ) -> Self {
+        Self(Arc::new(Shared { port, hosts, authority, courier, beyond }))
+    }
+
+    /// Serves what comes to this listener, on that port of 127.0.0.1, until it is dropped, which ends every connection.
+    pub async fn run(self, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let mut connections = JoinSet::new();
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            let Ok((stream, _)) = accepted else {
+                // Out of descriptors: they come back when connections end.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let shared = Arc::clone(&self.0);
+            connections.spawn(async move {
+                shared.serve(stream).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forwarder").field("port", &self.0.port).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
+        let Some(stream) = check_peer(stream).await else { return };
+        let _ = stream.set_nodelay(true);
+        let slot = Slot::default();
+        let service = service_fn(|request| {
+            let answer = self.answer(request, &slot);
+            async move { Ok::<_, std::convert::Infallible>(answer.await) }
+        });
+        // An error here is the peer's: it went away or did not speak HTTP. hyper has answered what can be answered.
+        let _ = connection().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+        let next = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match next {
+            Some(Next::Intercept(upgrade, to)) => {
+                if let Some(stream) = upgraded(upgrade).await
+                    && let Ok(config) = self.authority.server_config(&to.host)
+                {
+                    intercept::serve(stream, config, &to, &self.courier).await;
+                }
+            }
+            Some(Next::Tunnel(upgrade, beyond)) => {
+                if let Some(stream) = upgraded(upgrade).await {
+                    tunnel::pump(stream, beyond).await;
+                }
+            }
+            None => {}
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, slot: &Slot) -> Reply {
+        if request.method() == Method::CONNECT {
+            return self.connect(request, slot).await;
+        }
+        let own = format!("127.0.0.1:{}", self.port);
+        if let Some(authority) = request.uri().authority()
+            && authority.as_str() != own
+        {
+            let text = "valetkey forwards https only: no http_proxy should name this port";
+            return sentence(StatusCode::NOT_IMPLEMENTED, text);
+        }
+        if let Some(problem) = strange(request.headers(), &own) {
+            return sentence(StatusCode::FORBIDDEN, problem);
+        }
+        let target = request.uri().path_and_query().map_or("", |target| target.as_str()).to_owned();
+        if !PREFIXES.iter().any(|prefix| target.starts_with(prefix)) {
+            return sentence(StatusCode::NOT_FOUND, "valetkey serves /simple/, /index/ and /registry/ here");
+        }
+        self.courier.carry(target, request, None).await
+    }
+
+    async fn connect(&self, mut request: Request<Incoming>, slot: &Slot) -> Reply {
+        let bad = |text: &str| sentence(StatusCode::BAD_REQUEST, text);
+        let written = request.uri().authority().map_or("", |authority| authority.as_str());
+        let Some(to) = Destination::parse(written) else {
+            return bad("this is no HOST:PORT to connect to");
+        };
+        if !host_agrees(request.headers(), &to) {
+            return bad("the Host header names another host than the request");
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        let next = if self.hosts.iter().any(|host| host.covers(&to.host, to.port)) {
+            Next::Intercept(upgrade, to)
+        } else {
+            match tunnel::open(&self.beyond, &to).await {
+                Ok(stream) => Next::Tunnel(upgrade, stream),
+                Err(fault) => return sentence(StatusCode::BAD_GATEWAY, &fault.to_string()),
+            }
+        };
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+        Reply::default()
+    }
+}
+
+/// The limits of every HTTP connection that this program serves.
+pub(super) fn connection() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(LARGEST_HEAD)
+        .max_headers(MOST_HEADERS);
+    builder
+}
+
+async fn upgraded(upgrade: OnUpgrade) -> Option<TokioIo<hyper::upgrade::Upgraded>> {
+    timeout(UPGRADE_TIME, upgrade).await.ok()?.ok().map(TokioIo::new)
+}
+
+/// The stream, if a process of this user is on the other end.
+async fn check_peer(stream: TcpStream) -> Option<TcpStream> {
+    // The kernel's table is a file, and may be long.
+    let looked = tokio::task::spawn_blocking(move || (tcp::peer_uid(&stream), stream)).await;
+    let (uid, mut stream) = looked.ok()?;
+    if uid == Some(sys::own_uid()) {
+        return Some(stream);
+    }
+    let text = "this valetkey serves the user who started it, and no other\n";
+    let length = text.len();
+    let answer = format!(
+        "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{text}"
+    );
+    let _ = timeout(UPGRADE_TIME, stream.write_all(answer.as_bytes())).await;
+    None
+}
+
+/// Why a request for the index is none that a package client makes: a browser may be led to this port by any page.
+fn strange(headers: &HeaderMap, own: &str) -> Option<&'static str> {
+    let local = own.replace("127.0.0.1", "localhost");
+    let mut named = headers.get_all(HOST).iter();
+    let host = named.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if named.next().is_some() || (host != own && host != local) {
+        return Some("the Host header does not name this port");
+    }
+    let foreign = |name: &str| {
+        name.starts_with("sec-fetch-") || matches!(name, "origin" | "x-forwarded-for" | "forwarded")
+    };
+    headers
+        .keys()
+        .any(|name| foreign(name.as_str()))
+        .then_some("browsers and other proxies are not served here")
+}
+
+/// Whether there is no `Host`, or one that names the same host, with or without the port.
+fn host_agrees(headers: &HeaderMap, to: &Destination) -> bool {
+    let mut named = headers.get_all(HOST).iter();
+    let Some(host) = named.next() else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let same = Destination::parse(host).as_ref() == Some(to)
+        || Destination::parse(&format!("{host}:{}", to.port)).as_ref() == Some(to);
+    same && named.next().is_none()
+}
+
+/// What the daemon serves to a proxy grant.
+const PREFIXES: [&str; 3] = ["/simple/", "/index/", "/registry/"];
+/// An installer that builds between two requests keeps its connection for that long.
+const HEADER_TIME: Duration = Duration::from_secs(75);
+const UPGRADE_TIME: Duration = Duration::from_secs(10);
+const LARGEST_HEAD: usize = 64 << 10;
+const MOST_HEADERS: usize = 100;
+/// uv opens fifty at once, and several of it may run.
+const MOST_CONNECTIONS: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_connect_and_its_host_name_the_same() {
+        let to = Destination::parse("us-python.pkg.dev:443").unwrap();
+        for good in [&[][..], &[("host", "us-python.pkg.dev:443")], &[("host", "US-Python.pkg.dev")]] {
+            assert!(host_agrees(&headers(good), &to), "{good:?}");
+        }
+        for bad in [
+            &[("host", "evil.test:443")][..],
+            &[("host", "us-python.pkg.dev:8443")],
+            &[("host", "u@us-python.pkg.dev")],
+            &[("host", "")],
+            &[("host", "us-python.pkg.dev"), ("host", "us-python.pkg.dev")],
+        ] {
+            assert!(!host_agrees(&headers(bad), &to), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_browser_is_not_served() {
+        let own = "127.0.0.1:18417";
+        assert_eq!(strange(&headers(&[("host", own), ("user-agent", "pip")]), own), None);
+        assert_eq!(strange(&headers(&[("host", "localhost:18417")]), own), None);
+        for bad in [
+            &[("host", "rebound.test:18417")][..],
+            &[("host", "127.0.0.1")],
+            &[],
+            &[("host", own), ("origin", "https://x.test")],
+            &[("host", own), ("sec-fetch-mode", "cors")],
+            &[("host", own), ("x-forwarded-for", "10.0.0.1")],
+        ] {
+            assert!(strange(&headers(bad), own).is_some(), "{bad:?}");
+        }
+    }
+}

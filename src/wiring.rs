@@ -1,0 +1,96 @@
+//! What each tool needs to be wired, as data: variables and their values, by pure functions of the environment.
+//!
+//! What a user has set for another purpose stays. What is replaced is replaced because it would lead a tool past us:
+//! then what it named is kept as the base (a bundle of certificates), or goes on to be used behind us (a proxy).
+//! No value in here is or holds a secret.
+
+pub mod index;
+pub mod pip;
+pub mod proxies;
+pub mod trust;
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use crate::environment::Environment;
+
+/// Changes to the environment of a command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wiring {
+    pub set: Vec<(&'static str, OsString)>,
+    pub unset: Vec<&'static str>,
+    /// What a person should know, one sentence each.
+    pub notes: Vec<String>,
+}
+
+impl Wiring {
+    pub fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
+        self.set.push((name, value.into()));
+    }
+
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.set.extend(other.set);
+        self.unset.extend(other.unset);
+        self.notes.extend(other.notes);
+        self
+    }
+
+    /// The value that a variable is set to, if it is.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&OsStr> {
+        self.set.iter().rev().find(|(own, _)| *own == name).map(|(_, value)| value.as_os_str())
+    }
+}
+
+/// The variables by which clients are told to call the program `keyring`. A choice that was made stays.
+#[must_use]
+pub fn keyring_providers(environment: &Environment) -> Wiring {
+    let mut wiring = Wiring::default();
+    for name in PROVIDERS {
+        match environment.text(name) {
+            None => wiring.set(name, "subprocess"),
+            Some("subprocess") => {}
+            Some(other) => {
+                wiring.notes.push(format!("{name} is {other:?}, so that client will not ask valetkey"))
+            }
+        }
+    }
+    wiring
+}
+
+/// `PATH` with a directory in front.
+#[must_use]
+pub fn path_with(environment: &Environment, directory: &Path) -> OsString {
+    let mut path = directory.as_os_str().to_owned();
+    if let Some(old) = environment.get("PATH") {
+        path.push(":");
+        path.push(old);
+    }
+    path
+}
+
+/// pip (and pipenv, pip-tools, tox and nox through it) and uv. pdm needs none.
+const PROVIDERS: [&str; 2] = ["PIP_KEYRING_PROVIDER", "UV_KEYRING_PROVIDER"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_that_was_chosen_stays() {
+        let environment: Environment = [("PIP_KEYRING_PROVIDER", "disabled")].into_iter().collect();
+        let wiring = keyring_providers(&environment);
+        assert_eq!(wiring.set, [("UV_KEYRING_PROVIDER", "subprocess".into())]);
+        assert_eq!(wiring.notes.len(), 1);
+        let environment: Environment = [("PIP_KEYRING_PROVIDER", "subprocess")].into_iter().collect();
+        assert!(keyring_providers(&environment).notes.is_empty());
+    }
+
+    #[test]
+    fn a_directory_comes_first_on_path() {
+        let environment: Environment = [("PATH", "/usr/bin:/bin")].into_iter().collect();
+        assert_eq!(path_with(&environment, Path::new("/shm/x")), "/shm/x:/usr/bin:/bin");
+        assert_eq!(path_with(&Environment::default(), Path::new("/shm/x")), "/shm/x");
+    }
+}

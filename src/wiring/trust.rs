@@ -1,0 +1,97 @@
+//! Which variables name the certificates that a tool trusts, and which bundle is in force for each: ours is that one
+//! with the run's own authority behind it.
+//!
+//! No variable is enough by itself (what was run with real clients): pip before 24.2, requests and poetry read
+//! `REQUESTS_CA_BUNDLE` and not `SSL_CERT_FILE`; uv, Go and a pip with truststore the other way round; curl the second
+//! and its own.
+
+use std::path::{Path, PathBuf};
+
+use crate::environment::Environment;
+
+/// What a variable has to name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    pub variable: &'static str,
+    pub base: Base,
+}
+
+/// What the run's own authority is added to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Base {
+    /// Nothing: the tool adds what it is told to what it trusts anyway.
+    Nothing,
+    /// The system's certificates.
+    System,
+    /// A file, or a directory of files, that the user named.
+    Named(PathBuf),
+}
+
+/// Every variable and its base. `pip_file` is what pip's own configuration names.
+#[must_use]
+pub fn bundles(environment: &Environment, pip_file: Option<&Path>) -> Vec<Trust> {
+    let mut found = Vec::new();
+    for (variable, others) in ALWAYS {
+        let own = environment.path(variable);
+        let own = own.or_else(|| pip_file.filter(|_| *variable == "PIP_CERT").map(Path::to_owned));
+        let named = own.or_else(|| others.iter().find_map(|other| environment.path(other)));
+        found.push(Trust { variable, base: named.map_or(Base::System, Base::Named) });
+    }
+    let extra = environment.path(NODE).map_or(Base::Nothing, Base::Named);
+    found.push(Trust { variable: NODE, base: extra });
+    for variable in WHERE_SET {
+        if let Some(path) = environment.path(variable) {
+            found.push(Trust { variable, base: Base::Named(path) });
+        }
+    }
+    found
+}
+
+/// A variable, and the others whose bundle its readers would take without it.
+const ALWAYS: &[(&str, &[&str])] = &[
+    ("SSL_CERT_FILE", &[]),
+    ("REQUESTS_CA_BUNDLE", &["CURL_CA_BUNDLE"]),
+    ("PIP_CERT", &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"]),
+    ("CURL_CA_BUNDLE", &["SSL_CERT_FILE"]),
+    ("GIT_SSL_CAINFO", &[]),
+    ("CARGO_HTTP_CAINFO", &["SSL_CERT_FILE"]),
+    ("AWS_CA_BUNDLE", &["REQUESTS_CA_BUNDLE"]),
+];
+/// Adds to what Node trusts.
+const NODE: &str = "NODE_EXTRA_CA_CERTS";
+/// These win over the ones above where they are set, and change too much where they are not.
+const WHERE_SET: [&str; 3] = ["NIX_SSL_CERT_FILE", "NPM_CONFIG_CAFILE", "npm_config_cafile"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(pairs: &[(&str, &str)], pip_file: Option<&str>, variable: &str) -> Option<Base> {
+        let environment: Environment = pairs.iter().copied().collect();
+        let found = bundles(&environment, pip_file.map(Path::new));
+        found.into_iter().find(|trust| trust.variable == variable).map(|trust| trust.base)
+    }
+
+    #[test]
+    fn the_bundle_in_force_is_the_base() {
+        let named = |path: &str| Some(Base::Named(path.into()));
+        let corp = [("REQUESTS_CA_BUNDLE", "/corp.pem"), ("SSL_CERT_FILE", "/own.pem")];
+        for (pairs, pip_file, variable, wanted) in [
+            (&[][..], None, "SSL_CERT_FILE", Some(Base::System)),
+            (&[], None, "NODE_EXTRA_CA_CERTS", Some(Base::Nothing)),
+            (&[], None, "NPM_CONFIG_CAFILE", None),
+            (&corp, None, "SSL_CERT_FILE", named("/own.pem")),
+            (&corp, None, "REQUESTS_CA_BUNDLE", named("/corp.pem")),
+            (&corp, None, "PIP_CERT", named("/corp.pem")),
+            (&corp, Some("/pip.pem"), "PIP_CERT", named("/pip.pem")),
+            (&corp, None, "CURL_CA_BUNDLE", named("/own.pem")),
+            (&corp, None, "GIT_SSL_CAINFO", Some(Base::System)),
+            (&[("CURL_CA_BUNDLE", "/c.pem")], None, "REQUESTS_CA_BUNDLE", named("/c.pem")),
+            (&[("PIP_CERT", "/p.pem")], Some("/pip.pem"), "PIP_CERT", named("/p.pem")),
+            (&[("NODE_EXTRA_CA_CERTS", "/n.pem")], None, "NODE_EXTRA_CA_CERTS", named("/n.pem")),
+            (&[("npm_config_cafile", "/n.pem")], None, "npm_config_cafile", named("/n.pem")),
+        ] {
+            assert_eq!(base(pairs, pip_file, variable), wanted, "{pairs:?} {pip_file:?} {variable}");
+        }
+    }
+}
