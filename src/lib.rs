@@ -10,6 +10,7 @@
 //! | 2 | `http` `carrier` | bytes only |
 //! | 3 | `google` | where a Google credential comes from |
 //! | 4 | `broker` | an ask becomes a credential: choice, cache, one flight for many askers |
+//! | 5 | `proxy` | Python's index on top of registries |
 //! | 6 | `daemon` | listeners, peers, grants, routes |
 //! | 7 | `client` | ask the daemon, start it, or answer in process |
 //! | 8 | `doctor` | tries every step for real |
@@ -32,6 +33,7 @@ pub mod grant;
 pub mod http;
 pub mod paths;
 pub mod protocol;
+pub mod proxy;
 pub mod registry;
 pub mod secret;
 pub mod sys;

@@ -1,0 +1,3 @@
+//! What stands between a client and a registry: Python's index.
+
+pub mod index;
