@@ -1,6 +1,6 @@
 //! Rewrites the links of an HTML page (PEP 503) as it passes.
 //!
-//! `lol_html` finds the tags as a browser would. Only `href` of `<a>` is written anew and `<base>` is taken away;
+//! `lol_html` finds the tags as a browser would. Only `href` of `<a>` is written anew and that of `<base>` taken away;
 //! every other byte, all other attributes among them (PEP 592, 658, 714), passes as it is, whatever it is encoded in.
 //!
 //! A `<base>` holds for the links behind it: HTML wants it before the first one.
@@ -33,13 +33,14 @@ impl HtmlRewriter {
             .append_element_content_handler(element!("a[href]", move |element| {
                 mend(element, &links.lock().unwrap_or_else(PoisonError::into_inner))
             }))
-            .append_element_content_handler(element!("base", move |element| {
-                // The first one that has an address counts. None of them may be left: it would move our links.
+            .append_element_content_handler(element!("base[href]", move |element| {
+                // The first one counts. None may keep its address: it would move our links. The element itself stays:
+                // within SVG, taking it away would take the end tag of what is around it, and change what is a tag.
                 if let Some(reference) = element.get_attribute("href").filter(|_| !found) {
                     found = true;
                     base.lock().unwrap_or_else(PoisonError::into_inner).rebase(&unescape(&reference));
                 }
-                element.remove();
+                element.remove_attribute("href");
                 Ok(())
             }));
         let output = Output::default();
@@ -99,16 +100,11 @@ fn unescape(value: &str) -> String {
         plain.push_str(&rest[..at]);
         rest = &rest[at..];
         let reference = rest.find(';').filter(|end| *end <= LONGEST_REFERENCE).map(|end| &rest[1..end]);
-        match reference.and_then(|reference| Some((character(reference)?, reference.len() + 2))) {
-            Some((character, length)) => {
-                plain.push(character);
-                rest = &rest[length..];
-            }
-            None => {
-                plain.push('&');
-                rest = &rest[1..];
-            }
-        }
+        let resolved = reference.and_then(|text| Some((character(text)?, text.len() + 2)));
+        // An ampersand that begins no reference is one.
+        let (character, length) = resolved.unwrap_or(('&', 1));
+        plain.push(character);
+        rest = &rest[length..];
     }
     plain.push_str(rest);
     plain
@@ -186,7 +182,7 @@ mod tests {
         let whole = rewritten(page);
         assert_eq!(
             whole,
-            "<p title='<a href=y>'>é<a href=\"/registry/europe-python.pkg.dev/acme/private/f/a.whl?x=1&amp;y#sha256=0\">a\
+            "<base><p title='<a href=y>'>é<a href=\"/registry/europe-python.pkg.dev/acme/private/f/a.whl?x=1&amp;y#sha256=0\">a\
              </A\n><script>'<a href=x>'</script>\
              <a href=\"/registry/europe-python.pkg.dev/acme/private/f/b.whl\" x>b</a>"
         );
@@ -234,10 +230,18 @@ mod tests {
     }
 
     #[test]
-    fn no_base_is_left_and_the_first_with_an_address_counts() {
+    fn no_base_keeps_its_address_and_the_first_one_counts() {
         let page =
             rewritten("<base target=x><BASE href='../../f/'/><base href='https://evil.example/'><a href=a>");
-        assert_eq!(page, "<a href=\"/registry/europe-python.pkg.dev/acme/private/f/a\">");
+        let file = "/registry/europe-python.pkg.dev/acme/private/f/a";
+        assert_eq!(page, format!("<base target=x><BASE/><base><a href=\"{file}\">"));
+    }
+
+    #[test]
+    fn a_base_within_svg_takes_nothing_else_away() {
+        let page = rewritten("<svg><base href='f/'></svg><title><a href=x></title><a href=a>");
+        let file = "/registry/europe-python.pkg.dev/acme/private/simple/hello/f/a";
+        assert_eq!(page, format!("<svg><base></svg><title><a href=x></title><a href=\"{file}\">"));
     }
 
     #[test]
@@ -265,11 +269,11 @@ mod tests {
         let (mut found, mut bases) = (Vec::new(), 0);
         let settings = lol_html::Settings::new()
             .append_element_content_handler(element!("a[href]", |element| {
-                let links = element.attributes().iter().filter(|it| it.name() == "href").map(|it| it.value());
-                found.extend(links);
+                let links = element.attributes().iter().filter(|it| it.name() == "href");
+                found.extend(links.map(lol_html::html_content::Attribute::value));
                 Ok(())
             }))
-            .append_element_content_handler(element!("base", |_| {
+            .append_element_content_handler(element!("base[href]", |_| {
                 bases += 1;
                 Ok(())
             }));

@@ -187,7 +187,7 @@ fn value<'a, T: Deserialize<'a>>(input: &'a [u8]) -> Result<Option<(T, usize)>, 
     match values.next() {
         Some(Ok(value)) if values.byte_offset() < input.len() => Ok(Some((value, values.byte_offset()))),
         // serde calls a number wrong that only breaks off at its sign, its point or its exponent.
-        Some(Err(error)) if !error.is_eof() && !input.last().is_some_and(is_of_number) => {
+        Some(Err(error)) if !error.is_eof() && !input.last().copied().is_some_and(is_of_number) => {
             Err(RewriteFault::Json(error))
         }
         _ => Ok(None),
@@ -199,8 +199,8 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-fn is_of_number(byte: &u8) -> bool {
-    byte.is_ascii_digit() || b"+-.eE".contains(byte)
+fn is_of_number(byte: u8) -> bool {
+    byte.is_ascii_digit() || b"+-.eE".contains(&byte)
 }
 
 /// Up to this size, a value that is not whole is tried again with every chunk.

@@ -113,25 +113,25 @@ pub enum MergeFault {
     #[error(
         "{place} answered with the status {status} for the project `{name}`, so nobody else is asked for it"
     )]
-    Refused { place: Place, name: ProjectName, status: u16 },
+    Refused { place: Box<Place>, name: ProjectName, status: u16 },
     /// A 404 that may mean that the repository is gone, or was never there.
     #[error(
         "{repository} answered that it does not have the project `{name}`, but has not been seen to exist, so nobody \
          else is asked for it"
     )]
-    Unproven { repository: Repository, name: ProjectName },
+    Unproven { repository: Box<Repository>, name: ProjectName },
     /// Another place answered in its name.
     #[error("{place} sent us to {host} for the project `{name}`")]
-    Elsewhere { place: Place, name: ProjectName, host: String },
+    Elsewhere { place: Box<Place>, name: ProjectName, host: String },
     /// No answer, and why.
     #[error("cannot ask {place} for the project `{name}`: {}", failure.sentence())]
-    Silent { place: Place, name: ProjectName, failure: Box<Failure> },
+    Silent { place: Box<Place>, name: ProjectName, failure: Box<Failure> },
     /// It did not answer in time.
     #[error("{place} did not answer within {} seconds for the project `{name}`", PATIENCE.as_secs())]
-    Late { place: Place, name: ProjectName },
+    Late { place: Box<Place>, name: ProjectName },
     /// It answered with something that is no page, or no page for this client.
     #[error("{place} has no usable page of the project `{name}`")]
-    Form { place: Place, name: ProjectName, source: NegotiationFault },
+    Form { place: Box<Place>, name: ProjectName, source: NegotiationFault },
 }
 
 impl Fault for MergeFault {
@@ -223,7 +223,7 @@ impl Merged {
             if !known.knows(repository) {
                 if !asked.wait(fetch.confirms(repository)).await? {
                     return Err(MergeFault::Unproven {
-                        repository: repository.clone(),
+                        repository: Box::new(repository.clone()),
                         name: query.name.clone(),
                     });
                 }
@@ -283,7 +283,7 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     async fn wait<T>(&self, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, MergeFault> {
-        let (place, name) = (self.place.clone(), self.name.clone());
+        let (place, name) = (Box::new(self.place.clone()), self.name.clone());
         match timeout(PATIENCE, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(failure)) => Err(MergeFault::Silent { place, name, failure: Box::new(failure) }),
@@ -293,7 +293,7 @@ impl Asked<'_> {
 
     /// The page, or None where the place says that it has none. The only two answers that count: 200 and 404.
     fn judge<B>(&self, answer: Answer<B>) -> Result<Option<Answer<B>>, MergeFault> {
-        let (place, name) = (self.place.clone(), self.name.clone());
+        let (place, name) = (Box::new(self.place.clone()), self.name.clone());
         if !self.place.owns(&answer.url) {
             let host = answer.url.host_str().unwrap_or_default().to_owned();
             return Err(MergeFault::Elsewhere { place, name, host });
@@ -307,7 +307,7 @@ impl Asked<'_> {
 
     fn admit<B>(&self, accept: &Accept, answer: &Answer<B>) -> Result<(Format, String), MergeFault> {
         accept.admit(answer.content_type.as_deref()).map_err(|source| MergeFault::Form {
-            place: self.place.clone(),
+            place: Box::new(self.place.clone()),
             name: self.name.clone(),
             source,
         })

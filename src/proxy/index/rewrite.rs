@@ -51,8 +51,8 @@ pub struct Rewriter {
 
 #[derive(Debug)]
 enum Page {
-    Html(HtmlRewriter),
-    Json(JsonRewriter),
+    Html(Box<HtmlRewriter>),
+    Json(Box<JsonRewriter>),
     Broken,
 }
 
@@ -60,8 +60,8 @@ impl Rewriter {
     #[must_use]
     pub fn new(format: Format, links: Links) -> Self {
         let page = match format {
-            Format::Html => Page::Html(HtmlRewriter::new(links)),
-            Format::Json => Page::Json(JsonRewriter::new(links)),
+            Format::Html => Page::Html(Box::new(HtmlRewriter::new(links))),
+            Format::Json => Page::Json(Box::new(JsonRewriter::new(links))),
         };
         Self { page, seen: 0 }
     }
@@ -101,3 +101,41 @@ impl Rewriter {
 const LARGEST_PAGE: usize = 128 << 20;
 /// A tag in HTML, a file's object or a member other than an array in JSON: what has to be held as a whole.
 pub(super) const LARGEST_VALUE: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::*;
+
+    fn rewriter(format: Format) -> Rewriter {
+        Rewriter::new(format, Links::of_public(&Url::parse("https://public.example/simple/hello/").unwrap()))
+    }
+
+    #[test]
+    fn a_page_is_given_up_once_and_for_all() {
+        let mut page = rewriter(Format::Json);
+        assert!(matches!(page.feed(b"<html>"), Err(RewriteFault::Shape)));
+        assert!(matches!(page.feed(b"{}"), Err(RewriteFault::GivenUp)));
+        assert!(matches!(page.finish(), Err(RewriteFault::GivenUp)));
+        // Two ways to read it: the library would panic if it were asked again.
+        let mut page = rewriter(Format::Html);
+        assert!(matches!(page.feed(b"<select><xmp><script>x</script></select>"), Err(RewriteFault::Html(_))));
+        assert!(matches!(page.feed(b"x"), Err(RewriteFault::GivenUp)));
+    }
+
+    #[test]
+    fn a_page_without_an_end_is_given_up() {
+        let mut page = rewriter(Format::Html);
+        let chunk = vec![b' '; 1 << 20];
+        let fed = (0..=LARGEST_PAGE >> 20).take_while(|_| page.feed(&chunk).is_ok()).count();
+        assert_eq!(fed, LARGEST_PAGE >> 20);
+        assert!(matches!(page.feed(b""), Err(RewriteFault::TooLarge | RewriteFault::GivenUp)));
+    }
+
+    #[test]
+    fn a_page_may_wait_between_two_chunks() {
+        fn is_send<T: Send>(_: &T) {}
+        is_send(&rewriter(Format::Html));
+    }
+}

@@ -120,7 +120,9 @@ fn find(merged: &Merged, world: &World, known: &Known, name: &str) -> Result<Str
 
 fn known(places: &[usize]) -> Known {
     let known = Known::default();
-    places.iter().for_each(|place| known.remember(&repository(*place)));
+    for place in places {
+        known.remember(&repository(*place));
+    }
     known
 }
 
