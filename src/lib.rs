@@ -10,7 +10,7 @@
 //! | 2 | `http` `carrier` `vault` | bytes only; where a login's secret rests |
 //! | 3 | `google` | where a Google credential comes from |
 //! | 4 | `broker` | an ask becomes a credential: choice, cache, one flight for many askers |
-//! | 5 | `proxy` | authenticated pass-through to a registry; gets its tokens by a closure |
+//! | 5 | `proxy` | authenticated pass-through to a registry, and Python's index on top of it |
 //! | 6 | `daemon` | listeners, peers, grants, routes |
 //! | 7 | `client` `wiring` | ask the daemon, start it, or answer in process; what each tool needs to be wired |
 //! | 8 | `doctor` `exec` | tries every step for real; runs a command with everything wired |

@@ -10,6 +10,7 @@
 //! document with status 502. A 403 is the registry's word on what the identity may do, and passes.
 
 pub mod headers;
+pub mod index;
 pub mod redirect;
 pub mod target;
 
