@@ -4,6 +4,7 @@
 
 mod completions;
 mod control;
+mod docker;
 mod doctor;
 mod keyring;
 mod serve;
@@ -20,6 +21,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::paths::called_name;
+use crate::sys;
 
 /// Short-lived Google credentials for pip, other Python clients, docker build and containers.
 #[derive(Debug, Parser)]
@@ -73,6 +75,11 @@ enum Command {
         #[command(flatten)]
         source: SourceFlag,
     },
+    /// What image builds need
+    Docker {
+        #[command(subcommand)]
+        command: docker::DockerCommand,
+    },
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Write the manual pages into a directory
@@ -99,6 +106,7 @@ enum Format {
 /// Runs the program with these arguments, the name first.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
+    sys::keep_lookups_inside();
     let face = called_name(arguments.first().map(OsString::as_os_str));
     if face == b"keyring" {
         return keyring::run(arguments.get(1..).unwrap_or_default());
@@ -134,6 +142,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Stop => control::stop(environment),
         Command::Reload => control::reload(environment),
         Command::Doctor { url, source } => doctor::run(environment, source.credential, url.as_deref()),
+        Command::Docker { command } => docker::run(command),
         Command::Completions { shell } => completions::completions(shell),
         Command::Man { directory } => completions::manual(&directory),
     }

@@ -12,7 +12,7 @@
 //! | 4 | `broker` | an ask becomes a credential: choice, cache, one flight for many askers |
 //! | 6 | `daemon` | listeners, peers, grants, routes |
 //! | 7 | `client` | ask the daemon, start it, or answer in process |
-//! | 8 | `doctor` | tries every step for real |
+//! | 8 | `doctor` `image` | tries every step for real; the program as a loadable image |
 //! | 9 | `cli` | one file a subcommand |
 
 pub mod ask;
@@ -30,6 +30,7 @@ pub mod error;
 pub mod google;
 pub mod grant;
 pub mod http;
+pub mod image;
 pub mod paths;
 pub mod protocol;
 pub mod registry;
