@@ -8,7 +8,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use elf::ElfBytes;
-use elf::abi::{DT_NEEDED, EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, PT_DYNAMIC, PT_INTERP};
+use elf::abi::{DT_NEEDED, EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, PT_DYNAMIC, PT_INTERP, PT_LOAD};
 use elf::abi::{ELFOSABI_LINUX, ELFOSABI_SYSV};
 use elf::dynamic::DynamicTable;
 use elf::endian::LittleEndian;
@@ -157,7 +157,10 @@ impl Headers {
         {
             return Err("it is an ELF file of another sort".to_owned());
         }
-        let segments = file.segments().ok_or("it has nothing to load")?;
+        let segments = file
+            .segments()
+            .filter(|segments| segments.iter().any(|segment| segment.p_type == PT_LOAD))
+            .ok_or("it has nothing to load")?;
         let mut needs = None;
         for segment in segments.iter().filter(|segment| [PT_INTERP, PT_DYNAMIC].contains(&segment.p_type)) {
             let data = file.segment_data(&segment).map_err(malformed)?;
@@ -226,7 +229,6 @@ mod tests {
         program.map(|program| program.platform()).map_err(|error| error.to_string())
     }
 
-    const PT_LOAD: u32 = 1;
     const DT_NULL: i64 = 0;
     const DT_FLAGS: i64 = 30;
 
@@ -249,12 +251,12 @@ mod tests {
         let loader: &[u8] = b"/lib/ld-musl-x86_64.so.1\0";
         let not_static =
             |needs: &str| Err(format!("FILE is not static: it needs {needs}, which the image does not have"));
-        let only_libraries = elf(EM_X86_64, ET_DYN, &[(PT_DYNAMIC, &libraries)]);
+        let only_libraries = elf(EM_X86_64, ET_DYN, &[(PT_LOAD, b""), (PT_DYNAMIC, &libraries)]);
         assert_eq!(verdict(only_libraries, None), not_static("shared libraries"));
         for segments in [
-            vec![(PT_INTERP, loader)],
-            vec![(PT_INTERP, loader), (PT_DYNAMIC, &libraries)],
-            vec![(PT_DYNAMIC, &libraries), (PT_INTERP, loader)],
+            vec![(PT_LOAD, loader), (PT_INTERP, loader)],
+            vec![(PT_INTERP, loader), (PT_DYNAMIC, &libraries), (PT_LOAD, loader)],
+            vec![(PT_DYNAMIC, &libraries), (PT_INTERP, loader), (PT_LOAD, loader)],
         ] {
             let needs = not_static("the loader /lib/ld-musl-x86_64.so.1");
             assert_eq!(verdict(elf(EM_X86_64, ET_DYN, &segments), None), needs);
@@ -263,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_program_for_another_machine_is_refused_by_the_name_of_that_machine() {
-        let other = elf(EM_AARCH64, ET_EXEC, &[(PT_INTERP, b"/lib/ld.so\0")]);
+        let other = elf(EM_AARCH64, ET_EXEC, &[(PT_LOAD, b""), (PT_INTERP, b"/lib/ld.so\0")]);
         assert_eq!(
             verdict(other, Some(Platform::Amd64)),
             Err("FILE is for linux/arm64, not for linux/amd64".to_owned())
@@ -281,7 +283,7 @@ mod tests {
         foreign[7] = 9;
         let mut big_end = elf(EM_X86_64, ET_EXEC, &[(PT_LOAD, b"")]);
         big_end[5] = 2;
-        let short = elf(EM_X86_64, ET_EXEC, &[(PT_INTERP, b"/lib/ld.so\0")]);
+        let short = elf(EM_X86_64, ET_EXEC, &[(PT_LOAD, b""), (PT_INTERP, b"/lib/ld.so\0")]);
         let short = short[..short.len() - 4].to_vec();
         let empty = elf(EM_X86_64, ET_EXEC, &[]);
         for bytes in [Vec::new(), b"#!/bin/sh\n".to_vec(), library, small, foreign, big_end, short, empty] {
@@ -315,7 +317,7 @@ mod tests {
         #[test]
         fn no_damage_makes_the_parser_panic(at in 4_usize..180, byte in any::<u8>(), end in 0_usize..260) {
             let libraries = dynamic(&[DT_FLAGS, DT_NEEDED, DT_NULL]);
-            let mut bytes = elf(EM_X86_64, ET_DYN, &[(PT_INTERP, b"/lib/ld.so\0"), (PT_DYNAMIC, &libraries)]);
+            let mut bytes = elf(EM_X86_64, ET_DYN, &[(PT_LOAD, b""), (PT_INTERP, b"/lib/ld.so\0"), (PT_DYNAMIC, &libraries)]);
             let at = at.min(bytes.len() - 1);
             bytes[at] = byte;
             bytes.truncate(end);
