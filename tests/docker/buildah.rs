@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::engine::{Built, Exported, PATIENCE, assert_success, context_directory, unique};
 use super::harness::Run;
@@ -16,14 +16,15 @@ pub(crate) struct Buildah {
     program: PathBuf,
     directory: tempfile::TempDir,
     base: OnceLock<()>,
+    small: OnceLock<()>,
     valetkey: OnceLock<()>,
 }
 
 impl Buildah {
     /// The one that all tests share; the last that lets go of it cleans up.
-    pub(crate) fn find() -> Option<std::sync::Arc<Self>> {
-        static SHARED: Mutex<std::sync::Weak<Buildah>> = Mutex::new(std::sync::Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub(crate) fn find() -> Option<Arc<Self>> {
+        static SHARED: Mutex<Weak<Buildah>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(buildah) = shared.upgrade() {
             return Some(buildah);
         }
@@ -37,13 +38,14 @@ impl Buildah {
             .tempdir_in(prepared::directory())
             .expect("a directory");
         fs::write(directory.path().join("policy.json"), ANY_IMAGE).expect("a file");
-        let buildah = std::sync::Arc::new(Self {
+        let buildah = Arc::new(Self {
             program,
             directory,
             base: OnceLock::new(),
+            small: OnceLock::new(),
             valetkey: OnceLock::new(),
         });
-        *shared = std::sync::Arc::downgrade(&buildah);
+        *shared = Arc::downgrade(&buildah);
         Some(buildah)
     }
 
@@ -88,24 +90,37 @@ impl Buildah {
     /// As `Engine::base`.
     #[track_caller]
     pub(crate) fn base(&self) -> &'static str {
-        self.base.get_or_init(|| {
-            let policy = self.policy();
-            let tar = prepared::find("python.tar").expect("the base image").display().to_string();
-            let container = self.run(&["from", "--signature-policy", &policy, "scratch"]);
-            assert_success(&container);
-            let container = container.stdout.trim();
-            assert_success(&self.run(&["add", "--quiet", container, &tar, "/"]));
-            assert_success(&self.run(&[
-                "commit",
-                "--quiet",
-                "--rm",
-                "--signature-policy",
-                &policy,
-                container,
-                BASE,
-            ]));
-        });
+        self.base.get_or_init(|| self.import(&prepared::find("python.tar").expect("the base image"), BASE));
         BASE
+    }
+
+    /// As `Engine::small`.
+    #[track_caller]
+    pub(crate) fn small(&self) -> &'static str {
+        self.small.get_or_init(|| {
+            let tar = self.directory.path().join("small.tar");
+            fs::write(&tar, prepared::small_system().expect("busybox")).expect("a file");
+            self.import(&tar, SMALL);
+        });
+        SMALL
+    }
+
+    #[track_caller]
+    fn import(&self, tar: &Path, name: &str) {
+        let policy = self.policy();
+        let container = self.run(&["from", "--signature-policy", &policy, "scratch"]);
+        assert_success(&container);
+        let container = container.stdout.trim();
+        assert_success(&self.run(&["add", "--quiet", container, &tar.display().to_string(), "/"]));
+        assert_success(&self.run(&[
+            "commit",
+            "--quiet",
+            "--rm",
+            "--signature-policy",
+            &policy,
+            container,
+            name,
+        ]));
     }
 
     /// As `Engine::valetkey`.
@@ -164,5 +179,6 @@ impl Drop for Buildah {
 }
 
 const BASE: &str = "localhost/python-of-debian";
+const SMALL: &str = "localhost/busybox-of-debian";
 /// There are no images here but our own.
 const ANY_IMAGE: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;

@@ -43,6 +43,7 @@ pub(crate) struct Engine {
     directory: PathBuf,
     data: PathBuf,
     base: OnceLock<()>,
+    small: OnceLock<()>,
     valetkey: OnceLock<()>,
     /// The guard ends the engine when this closes, which is when this process ends.
     _alive: ChildStdin,
@@ -123,6 +124,7 @@ impl Engine {
             directory,
             data,
             base: OnceLock::new(),
+            small: OnceLock::new(),
             valetkey: OnceLock::new(),
             _alive: alive,
         };
@@ -194,12 +196,24 @@ impl Engine {
     /// A Debian with Python and pip, by this name.
     #[track_caller]
     pub(crate) fn base(&self) -> &'static str {
-        self.base.get_or_init(|| {
-            let tar = prepared::find("python.tar").expect("the base image");
-            let tar = tar.display().to_string();
-            assert_success(&run(&mut self.docker(&["import", &tar, BASE]), PATIENCE));
-        });
+        self.base.get_or_init(|| self.import(&prepared::find("python.tar").expect("the base image"), BASE));
         BASE
+    }
+
+    /// Busybox and nothing else, by this name.
+    #[track_caller]
+    pub(crate) fn small(&self) -> &'static str {
+        self.small.get_or_init(|| {
+            let tar = self.directory.join("small.tar");
+            fs::write(&tar, prepared::small_system().expect("busybox")).expect("a file");
+            self.import(&tar, SMALL);
+        });
+        SMALL
+    }
+
+    #[track_caller]
+    fn import(&self, tar: &Path, name: &str) {
+        assert_success(&run(self.docker(&["import"]).arg(tar).arg(name), PATIENCE));
     }
 
     /// `valetkey docker image | docker load`.
@@ -331,5 +345,6 @@ fn bridge(release: Release) -> (String, String) {
 }
 
 const BASE: &str = "python-of-debian";
+const SMALL: &str = "busybox-of-debian";
 /// For one command; the longest builds install things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);

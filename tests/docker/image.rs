@@ -4,8 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use super::buildah::Buildah;
-use super::engine::PATIENCE;
-use super::engine::{Engine, assert_success};
+use super::engine::{Engine, PATIENCE, assert_success, unique};
 use super::prepared;
 use super::process::run;
 
@@ -103,7 +102,7 @@ fn the_published_image_is_the_same_program_once() {
     let dockerfile = fs::read_to_string(prepared::root().join("packaging/image/Dockerfile")).unwrap();
     fs::write(context.path().join("Dockerfile"), dockerfile).unwrap();
     for engine in Engine::all() {
-        let image = super::engine::unique("published");
+        let image = unique("published");
         let mut command = engine.docker(&["build", "--build-arg", "VERSION=1.2.3", "--tag", &image]);
         assert_success(&run(command.arg(context.path()), PATIENCE));
         let exported = engine.export(&image);

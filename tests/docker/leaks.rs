@@ -8,7 +8,6 @@ use super::buildah::Buildah;
 use super::engine::{Built, Engine, Exported, Release};
 use super::harness::Sandbox;
 use super::harness::hunt::{Place, hunt};
-use super::prepared;
 
 /// Looks like one, and is worth nothing.
 fn secret() -> String {
@@ -23,7 +22,7 @@ fn left(built: &Built, exported: &Exported) -> [Place; 2] {
 #[test]
 fn a_planted_secret_is_found_in_every_place() {
     for engine in Engine::all() {
-        let base = engine.base();
+        let base = engine.small();
         let plant = |step: &str, secret: &str| {
             let step = step.replace("SECRET", secret);
             let built = engine.build(&format!("FROM {base}\n{step}\n"), &[], &[]);
@@ -62,7 +61,7 @@ fn a_planted_secret_is_found_in_the_engines_own_stores() {
         let reversed: String = secret.chars().rev().collect();
         let dockerfile = format!(
             "FROM {}\nRUN --mount=type=cache,target=/cache printf %s '{reversed}' | rev >/cache/leak\n",
-            engine.base()
+            engine.small()
         );
         assert!(hunt(&engine.stores(), &[&secret]).is_empty());
         let built = engine.build(&dockerfile, &[], &[]);
@@ -77,7 +76,8 @@ fn a_planted_secret_is_found_in_the_engines_own_stores() {
 fn a_planted_secret_is_found_in_what_buildah_makes() {
     let Some(buildah) = Buildah::find() else { return };
     let secret = secret();
-    let dockerfile = format!("FROM {}\nRUN printf %s '{secret}' | gzip >/leak.gz\nENV X=y\n", buildah.base());
+    let dockerfile =
+        format!("FROM {}\nRUN printf %s '{secret}' | gzip >/leak.gz\nENV X=y\n", buildah.small());
     let built = buildah.build(&dockerfile, &[], &[]);
     built.assert_success();
     assert!(hunt(&[buildah.export(&built.image).place()], &[&secret]).len() >= 2, "layer and history");
@@ -152,7 +152,6 @@ fn a_token_in_a_build_argument_is_found_and_one_in_a_mounted_file_leaves_nothing
 #[test]
 fn every_file_of_a_base_image_is_read() {
     let Some(engine) = Engine::of(Release::Installed) else { return };
-    let _ = prepared::root();
     let exported = engine.export(engine.base());
     let mut hunter = super::harness::hunt::Hunt::new(&[secret()]);
     let Place::Path(path) = exported.place() else { panic!("a directory") };

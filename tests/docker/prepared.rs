@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
+
+use tar::{EntryType, Header};
 
 /// A file below the engines' directory; `None` where it was not made, which is a failure where `CI=true`.
 pub(crate) fn find(below: &str) -> Option<PathBuf> {
@@ -17,6 +20,39 @@ pub(crate) fn find(below: &str) -> Option<PathBuf> {
 /// Engines keep their layers below it: a temporary directory may be memory, or too small.
 pub(crate) fn directory() -> PathBuf {
     std::env::var_os("VALETKEY_TEST_ENGINES").map_or_else(|| root().join("target/engines"), PathBuf::from)
+}
+
+/// A small file system in Alpine's layout, as a tar: busybox under all its names, a user database, no C library. What
+/// needs no Python is tested on it, since it is searched in no time.
+pub(crate) fn small_system() -> Option<Vec<u8>> {
+    let busybox = find("installed/busybox")?;
+    let names = Command::new(&busybox).arg("--list").output().expect("busybox").stdout;
+    let mut archive = tar::Builder::new(Vec::new());
+    let header = |mode: u32, size: usize, kind: EntryType| {
+        let mut header = Header::new_ustar();
+        header.set_mode(mode);
+        header.set_size(size as u64);
+        header.set_entry_type(kind);
+        header
+    };
+    let mut file = |name: &str, mode: u32, bytes: &[u8]| {
+        archive.append_data(&mut header(mode, bytes.len(), EntryType::Regular), name, bytes).expect("a tar");
+    };
+    file("bin/busybox", 0o755, &fs::read(busybox).expect("busybox"));
+    file(
+        "etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
+    );
+    file("etc/group", 0o644, b"root:x:0:\nnobody:x:65534:\n");
+    file("etc/alpine-release", 0o644, b"3.20.0\n");
+    file("lib/apk/db/installed", 0o644, b"");
+    for name in String::from_utf8_lossy(&names).lines().filter(|name| *name != "busybox") {
+        let mut link = header(0o777, 0, EntryType::Symlink);
+        archive.append_link(&mut link, format!("bin/{name}"), "busybox").expect("a tar");
+    }
+    archive.append_data(&mut header(0o1777, 0, EntryType::Directory), "tmp/", &[][..]).expect("a tar");
+    Some(archive.into_inner().expect("a tar"))
 }
 
 /// The static program, which must be of this source.
