@@ -3,50 +3,44 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::OnceLock;
 
 use super::engine::{Built, Exported, PATIENCE, assert_success, context_directory, unique};
+use super::guard::Guard;
 use super::harness::Run;
 use super::harness::hunt::Place;
 use super::prepared;
 use super::process::{run, run_together};
 
-/// buildah with images of its own, which go with the value.
+/// buildah with images of its own, which all tests of this program share.
 pub(crate) struct Buildah {
     program: PathBuf,
-    directory: tempfile::TempDir,
+    directory: PathBuf,
     base: OnceLock<()>,
     small: OnceLock<()>,
     valetkey: OnceLock<()>,
+    _guard: Guard,
 }
 
 impl Buildah {
-    /// The one that all tests share; the last that lets go of it cleans up.
-    pub(crate) fn find() -> Option<Arc<Self>> {
-        static SHARED: Mutex<Weak<Buildah>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(buildah) = shared.upgrade() {
-            return Some(buildah);
-        }
+    /// `None` says why on standard error.
+    pub(crate) fn find() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<Buildah>> = OnceLock::new();
+        SHARED.get_or_init(Self::new).as_ref()
+    }
+
+    fn new() -> Option<Self> {
         if !prepared::is_root() {
             return None;
         }
         let program = prepared::find("installed/buildah")?;
         // Layers, as those of the engines, belong on a real file system.
-        let directory = tempfile::Builder::new()
-            .prefix("run-buildah")
-            .tempdir_in(prepared::directory())
-            .expect("a directory");
-        fs::write(directory.path().join("policy.json"), ANY_IMAGE).expect("a file");
-        let buildah = Arc::new(Self {
-            program,
-            directory,
-            base: OnceLock::new(),
-            small: OnceLock::new(),
-            valetkey: OnceLock::new(),
-        });
-        *shared = Arc::downgrade(&buildah);
-        Some(buildah)
+        let directory = prepared::directory().join(format!("run-{}-buildah", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let guard = Guard::start(&directory, &directory, None);
+        fs::write(directory.join("policy.json"), ANY_IMAGE).expect("a file");
+        let (base, small, valetkey) = Default::default();
+        Some(Self { program, directory, base, small, valetkey, _guard: guard })
     }
 
     pub(crate) fn version(&self) -> String {
@@ -58,12 +52,12 @@ impl Buildah {
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("HOME", self.directory.path())
-            .env("TMPDIR", self.directory.path())
+            .env("HOME", &self.directory)
+            .env("TMPDIR", &self.directory)
             .arg("--root")
-            .arg(self.directory.path().join("root"))
+            .arg(self.directory.join("root"))
             .arg("--runroot")
-            .arg(self.directory.path().join("run"))
+            .arg(self.directory.join("run"))
             .args(arguments.iter().map(AsRef::as_ref));
         command
     }
@@ -98,7 +92,7 @@ impl Buildah {
     #[track_caller]
     pub(crate) fn small(&self) -> &'static str {
         self.small.get_or_init(|| {
-            let tar = self.directory.path().join("small.tar");
+            let tar = self.directory.join("small.tar");
             fs::write(&tar, prepared::small_system().expect("busybox")).expect("a file");
             self.import(&tar, SMALL);
         });
@@ -135,7 +129,7 @@ impl Buildah {
     /// `valetkey docker image >FILE; buildah pull docker-archive:FILE`.
     #[track_caller]
     pub(crate) fn load(&self, program: &Path) -> Run {
-        let archive = self.directory.path().join(unique("archive"));
+        let archive = self.directory.join(unique("archive"));
         let file = fs::File::create(&archive).expect("a file");
         let image = Command::new(program).args(["docker", "image"]).stdout(file).status().expect("a process");
         assert!(image.success(), "{image}");
@@ -155,26 +149,11 @@ impl Buildah {
 
     /// All that buildah keeps.
     pub(crate) fn stores(&self) -> Vec<Place> {
-        vec![Place::Path(self.directory.path().to_owned())]
+        vec![Place::Path(self.directory.clone())]
     }
 
     fn policy(&self) -> String {
-        self.directory.path().join("policy.json").display().to_string()
-    }
-}
-
-impl Drop for Buildah {
-    fn drop(&mut self) {
-        // Layers may still be mounted where a build was broken off.
-        let _ = run(&mut self.command(&["unmount", "--all"]), PATIENCE);
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let top = self.directory.path().display().to_string();
-        let mut below: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
-        below.retain(|mount| mount.starts_with(&top));
-        below.sort_unstable();
-        for mount in below.iter().rev() {
-            let _ = Command::new("umount").arg("-l").arg(mount).status();
-        }
+        self.directory.join("policy.json").display().to_string()
     }
 }
 

@@ -5,15 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::guard::{Charge, Guard};
 use super::harness::Run;
 use super::harness::hunt::Place;
 use super::prepared;
@@ -45,8 +45,7 @@ pub(crate) struct Engine {
     base: OnceLock<()>,
     small: OnceLock<()>,
     valetkey: OnceLock<()>,
-    /// The guard ends the engine when this closes, which is when this process ends.
-    _alive: ChildStdin,
+    _guard: Guard,
 }
 
 /// What came of a build.
@@ -103,20 +102,8 @@ impl Engine {
         std::os::unix::fs::symlink(buildx, directory.join("config/cli-plugins/docker-buildx"))
             .expect("a link");
         let (bridge, address) = bridge(release);
-        let mut guard = Command::new(prepared::root().join("tests/docker/guard"))
-            .args([&directory, &data])
-            .args([bridge, address])
-            .arg(dockerd)
-            .env_clear()
-            .env("TMPDIR", &data)
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("the guard");
-        let alive = guard.stdin.take().expect("its input");
+        let charge = Charge { bridge: &bridge, address: &address, dockerd: &dockerd };
+        let guard = Guard::start(&directory, &data, Some(charge));
         let mut engine = Self {
             release,
             version: String::new(),
@@ -126,7 +113,7 @@ impl Engine {
             base: OnceLock::new(),
             small: OnceLock::new(),
             valetkey: OnceLock::new(),
-            _alive: alive,
+            _guard: guard,
         };
         engine.wait();
         Some(engine)

@@ -17,6 +17,7 @@ mod stand_in;
 
 mod buildah;
 mod engine;
+mod guard;
 mod prepared;
 mod process;
 

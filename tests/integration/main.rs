@@ -17,6 +17,7 @@ mod command_line;
 mod daemon;
 mod delegation;
 mod identity;
+mod image;
 mod key_file;
 mod network;
 mod peers;
