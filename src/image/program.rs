@@ -216,7 +216,9 @@ mod tests {
             }
             at += size;
         }
-        segments.iter().for_each(|(_, content)| file.extend(*content));
+        for (_, content) in segments {
+            file.extend(*content);
+        }
         file
     }
 

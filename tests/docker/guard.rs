@@ -2,14 +2,14 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::prepared;
 
-/// The guard tidies up when this closes, which is when this process ends, in whatever way.
+/// The guard tidies up when its standard input closes, which is when this process ends, in whatever way.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    _alive: ChildStdin,
+    _child: Child,
 }
 
 /// An engine for the guard to run.
@@ -27,7 +27,7 @@ impl Guard {
         if let Some(charge) = charge {
             command.args([charge.bridge, charge.address]).arg(charge.dockerd);
         }
-        let mut guard = command
+        let child = command
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::piped())
@@ -36,6 +36,6 @@ impl Guard {
             .process_group(0)
             .spawn()
             .expect("the guard");
-        Self { _alive: guard.stdin.take().expect("its input") }
+        Self { _child: child }
     }
 }

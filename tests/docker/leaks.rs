@@ -87,7 +87,7 @@ fn a_planted_secret_is_found_in_what_buildah_makes() {
 #[test]
 fn a_secret_is_found_in_every_form() {
     let secret = secret();
-    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |text: &str| text.bytes().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     let url: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     for form in [
         secret.clone(),
