@@ -4,6 +4,7 @@
 
 mod completions;
 mod control;
+mod docker;
 mod doctor;
 mod env;
 mod exec;
@@ -27,6 +28,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::paths::called_name;
+use crate::sys;
 
 /// Short-lived Google credentials for pip, other Python clients, docker build and containers.
 #[derive(Debug, Parser)]
@@ -101,6 +103,11 @@ enum Command {
         #[command(flatten)]
         source: SourceFlag,
     },
+    /// What image builds need
+    Docker {
+        #[command(subcommand)]
+        command: docker::DockerCommand,
+    },
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Ask the keychain in the place of another valetkey
@@ -131,6 +138,7 @@ enum Format {
 /// Runs the program with these arguments, the name first.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
+    sys::keep_lookups_inside();
     let face = called_name(arguments.first().map(OsString::as_os_str));
     if face == b"keyring" {
         return keyring::run(arguments.get(1..).unwrap_or_default());
@@ -171,6 +179,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Doctor { url, source } => doctor::run(environment, source.credential, url.as_deref()),
         Command::Exec(flags) => exec::run(environment, flags),
         Command::Env => env::run(&environment),
+        Command::Docker { command } => docker::run(command),
         Command::Completions { shell } => completions::completions(shell),
         #[cfg(not(target_os = "macos"))]
         Command::Keychain => keychain::run(),

@@ -13,7 +13,7 @@
 //! | 5 | `proxy` | authenticated pass-through to a registry, and Python's index on top of it |
 //! | 6 | `daemon` | listeners, peers, grants, routes |
 //! | 7 | `client` `wiring` | ask the daemon, start it, or answer in process; what each tool needs to be wired |
-//! | 8 | `doctor` `exec` | tries every step for real; runs a command with everything wired |
+//! | 8 | `doctor` `exec` `image` `login` | tries every step for real; a command with everything wired; the program as an image; the sign-in |
 //! | 9 | `cli` | one file a subcommand |
 
 pub mod ask;
@@ -32,6 +32,7 @@ pub mod exec;
 pub mod google;
 pub mod grant;
 pub mod http;
+pub mod image;
 pub mod login;
 pub mod paths;
 pub mod process;

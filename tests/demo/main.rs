@@ -3,6 +3,8 @@
 //! A stand-in plays Google. Everything else is real: the daemon, the `keyring` on PATH, a fresh virtual environment
 //! and the pip in it. All of it happens in a temporary directory that is gone at the end.
 
+#[path = "../harness/hunt.rs"]
+mod hunt;
 mod leaks;
 mod place;
 mod python;
@@ -20,7 +22,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use valetkey::environment::Environment;
 
-use leaks::{Hunt, Watch};
+use hunt::Hunt;
+use leaks::Watch;
 use place::Place;
 use python::Python;
 use screen::Screen;
@@ -110,7 +113,7 @@ fn play(screen: &Screen, environment: &Environment, arguments: &Arguments) -> Re
     screen.below(&status);
     screen.step("secrets", || {
         let mut hunt = Hunt::new(&google.secrets());
-        hunt.search_directory(&place.path(""), &place.secret_places());
+        hunt.search_path(&place.path(""), &place.secret_places());
         for line in &command_lines {
             hunt.search("a command line", line);
         }

@@ -24,7 +24,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use self::hunt::Hunt;
 use super::stand_in::{OAuthClient, Options, StandIn};
+
+#[path = "hunt.rs"]
+pub mod hunt;
 
 /// See the module.
 pub struct Sandbox {
@@ -235,19 +239,23 @@ impl Sandbox {
 
     /// Searches everything that was said and left behind for every secret there is: all but the file vault, whose
     /// purpose it is to hold refresh tokens. The configuration may hold clients' secrets, and no other.
+    #[track_caller]
     pub fn hunt(&self) {
         let (vault, configuration) = (self.path(VAULT), self.path(CONFIGURATION));
-        let mut places: Vec<(PathBuf, Vec<u8>)> =
-            vec![("output".into(), self.said.lock().expect("a lock").clone())];
+        self.hunt_for(&self.google.secrets(), &[vault.clone()]);
+        self.hunt_for(&self.google.client_secrets(), &[vault, configuration]);
+    }
+
+    #[track_caller]
+    fn hunt_for(&self, secrets: &[String], but: &[PathBuf]) {
+        let mut hunt = Hunt::new(secrets);
+        hunt.search("output", &self.said.lock().expect("a lock"));
         for below in
             ["home/.local", "home/.config/valetkey", "home/.cache/valetkey", "run", "tmp", "serve.log"]
         {
-            collect(&self.path(below), &mut places);
+            hunt.search_path(&self.path(below), but);
         }
-        places.retain(|(place, _)| !place.starts_with(&vault));
-        search(&self.google.secrets(), &places);
-        places.retain(|(place, _)| *place != configuration);
-        search(&self.google.client_secrets(), &places);
+        assert!(hunt.found.is_empty(), "a secret is in {}", hunt.found.join(" and in "));
     }
 }
 
@@ -340,46 +348,6 @@ fn is_alive(socket: &Path) -> bool {
     let mut reply = Vec::new();
     let asked = stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     asked.and_then(|()| stream.read_to_end(&mut reply)).is_ok() && reply.starts_with(b"HTTP/1.1 200 ")
-}
-
-fn search(secrets: &[String], places: &[(PathBuf, Vec<u8>)]) {
-    for secret in secrets.iter().filter(|secret| secret.len() >= 12) {
-        for form in forms(secret) {
-            for (place, bytes) in places {
-                let found = contains(bytes, form.as_bytes());
-                assert!(!found, "a secret is in {}: {}…", place.display(), &secret[..6]);
-            }
-        }
-    }
-}
-
-fn collect(path: &Path, places: &mut Vec<(PathBuf, Vec<u8>)>) {
-    let Ok(data) = path.symlink_metadata() else { return };
-    if data.is_dir() {
-        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-            collect(&entry.path(), places);
-        }
-    } else if data.is_file() {
-        places.push((path.to_owned(), fs::read(path).unwrap_or_default()));
-    }
-}
-
-/// A secret as it might turn up: as it is, and as the inside of a base64 text at each of its three offsets.
-fn forms(secret: &str) -> Vec<String> {
-    use base64::Engine;
-    let engine = base64::engine::general_purpose::STANDARD_NO_PAD;
-    let mut forms = vec![secret.to_owned()];
-    for offset in 0..3 {
-        let inside = &secret.as_bytes()[offset..];
-        forms.push(engine.encode(&inside[..inside.len() / 3 * 3]));
-    }
-    let hex = secret.bytes().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-    forms.push(hex);
-    forms
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.len() >= needle.len() && haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 pub const VALETKEY: &str = env!("CARGO_BIN_EXE_valetkey");

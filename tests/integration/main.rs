@@ -25,6 +25,7 @@ mod exec_terminal;
 mod google_login;
 mod granting;
 mod identity;
+mod image;
 mod key_file;
 mod leak_hunt;
 mod login;

@@ -1,0 +1,47 @@
+//! `valetkey docker image`: the program as an image that `docker load` reads.
+
+use std::io::{BufWriter, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::error::{Failure, Kind};
+use crate::image::{Platform, Program, write};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DockerCommand {
+    /// Write a static valetkey as an image, for `docker load`
+    ///
+    /// A build takes the program from it with no registry in between and nothing left in a layer:
+    /// `RUN --mount=from=valetkey,source=/keyring,target=/usr/local/sbin/keyring …`
+    Image {
+        /// Refuse a program that was not built for it: linux/amd64 or linux/arm64
+        #[arg(long)]
+        platform: Option<String>,
+        /// Take this static valetkey instead of the one that runs
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
+}
+
+pub(super) fn run(command: DockerCommand) -> Result<ExitCode, Failure> {
+    match command {
+        DockerCommand::Image { platform, binary } => image(platform.as_deref(), binary),
+    }
+}
+
+fn image(platform: Option<&str>, binary: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let stdout = std::io::stdout();
+    if stdout.is_terminal() {
+        return Err(Failure::new(Kind::Usage, "an image is not for a terminal")
+            .with_hint("run `valetkey docker image | docker load`"));
+    }
+    let platform = platform.map(str::parse::<Platform>).transpose()?;
+    let program = match binary {
+        Some(path) => Program::read(&path, platform)?,
+        None => Program::running(platform)?,
+    };
+    write(&program, BufWriter::new(stdout.lock()))?;
+    Ok(ExitCode::SUCCESS)
+}
