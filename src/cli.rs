@@ -179,7 +179,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Doctor { url, source } => doctor::run(environment, source.credential, url.as_deref()),
         Command::Exec(flags) => exec::run(environment, flags),
         Command::Env => env::run(&environment),
-        Command::Docker { command } => docker::run(command),
+        Command::Docker { command } => docker::run(environment, command),
         Command::Completions { shell } => completions::completions(shell),
         #[cfg(not(target_os = "macos"))]
         Command::Keychain => keychain::run(),

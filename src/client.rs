@@ -85,6 +85,10 @@ impl Client {
                 let reply = request::ask(&path, &ask, until).map_err(|silence| silence.at(&path, by))?;
                 Ok(Got { credential: read(&reply)?, warning: None })
             }
+            Carrier::Agent(path) => {
+                let reply = request::ask_agent(&path, &ask, until)?;
+                Ok(Got { credential: read(&reply)?, warning: None })
+            }
             Carrier::Owner(path) => {
                 ask.source = named;
                 ask.directory.clone_from(&self.paths.gcloud);

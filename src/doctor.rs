@@ -110,6 +110,10 @@ fn socket_and_daemon(client: &Client) -> Vec<Finding> {
                 Err(silence) => Finding::wrong("daemon", &silence.at(&path, by)),
             }];
         }
+        Ok((Carrier::Agent(path), _)) => {
+            let text = format!("answers through the SSH agent at {}", path.display());
+            return vec![Finding::fine("daemon", text)];
+        }
         Ok((Carrier::Owner(path), _)) => {
             let reply = call_own(&path, "GET", "/health/live", soon);
             (path, reply)
@@ -136,7 +140,7 @@ fn socket_and_daemon(client: &Client) -> Vec<Finding> {
 /// Asks each source in turn, as the broker would, and says why each earlier one was not taken.
 async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
     let named = match client.locate() {
-        Ok((Carrier::Found { .. }, _)) => {
+        Ok((Carrier::Found { .. } | Carrier::Agent(_), _)) => {
             return tell(Finding::fine(
                 "source",
                 "decided by that daemon; the request below shows whether it works",

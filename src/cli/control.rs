@@ -21,7 +21,7 @@ pub(super) fn stop(environment: Environment) -> Result<ExitCode, Failure> {
     // It gives what it owes first. The note goes with the lock, at the very end; of a daemon elsewhere only the
     // socket can be seen.
     let is_gone = || match &carrier {
-        Carrier::Owner(_) => before.is_none() || note() != before,
+        Carrier::Owner(_) | Carrier::Agent(_) => before.is_none() || note() != before,
         Carrier::Found { path, .. } => connect(path, STEP).is_err(),
     };
     let give_up = Instant::now() + DRAIN;
@@ -47,6 +47,10 @@ pub(super) fn control(client: &Client, method: &str, target: &str) -> Result<Rep
     let reply = match client.locate()?.0 {
         Carrier::Found { path, by } => {
             call(&path, method, target, until).map_err(|silence| silence.at(&path, by))
+        }
+        Carrier::Agent(path) => {
+            let text = format!("the daemon behind {} gives no control from here", path.display());
+            return Err(Failure::new(Kind::Refused, text).with_hint("ask where the daemon runs"));
         }
         Carrier::Owner(path) => call_own(&path, method, target, until).map_err(|silence| match silence {
             Silence::Unreachable(_) => Failure::new(Kind::NotFound, "no daemon is running"),

@@ -1,4 +1,6 @@
-//! `valetkey docker image`: the program as an image that `docker load` reads.
+//! `valetkey docker`: the program as an image that `docker load` reads, and the flags for a build.
+
+mod args;
 
 use std::io::{BufWriter, IsTerminal};
 use std::path::PathBuf;
@@ -6,11 +8,16 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::image::{Platform, Program, write};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DockerCommand {
+    /// Open a socket for one build and print the flags that carry it in
+    ///
+    /// `docker build $(valetkey docker args europe-west1/PROJECT/REPOSITORY) .`
+    Args(args::Flags),
     /// Write a static valetkey as an image, for `docker load`
     ///
     /// A build takes the program from it with no registry in between and nothing left in a layer:
@@ -25,8 +32,9 @@ pub(super) enum DockerCommand {
     },
 }
 
-pub(super) fn run(command: DockerCommand) -> Result<ExitCode, Failure> {
+pub(super) fn run(environment: Environment, command: DockerCommand) -> Result<ExitCode, Failure> {
     match command {
+        DockerCommand::Args(flags) => args::run(environment, &flags),
         DockerCommand::Image { platform, binary } => image(platform.as_deref(), binary),
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ask::NamedSource;
 use crate::broker::choice;
+use crate::carrier::agent::AgentChannel;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::paths::{PathFault, Paths, SYSTEM_SOCKET, absolute, fits_socket};
@@ -14,12 +15,14 @@ use crate::paths::{PathFault, Paths, SYSTEM_SOCKET, absolute, fits_socket};
 pub enum Carrier {
     /// Named by a variable, or put there by an administrator: its answer is final, whatever it is.
     Found { path: PathBuf, by: &'static str },
+    /// An SSH agent that carries us, as image builds mount it: its answer is final, too.
+    Agent(PathBuf),
     /// The daemon of this user, which may not be running.
     Owner(PathBuf),
 }
 
 /// Decides in this order: a credential that was named · a socket that was named · Google's own variables · the
-/// system's socket · the owner's socket. (An SSH agent that carries us comes with the image builds.)
+/// system's socket · an SSH agent that carries us · the owner's socket.
 ///
 /// # Errors
 /// When a socket is named that cannot be one.
@@ -45,6 +48,11 @@ pub fn locate(
     // A socket that this user may not open is not meant for this user.
     if named.is_none() && rustix::fs::access(system, rustix::fs::Access::WRITE_OK).is_ok() {
         return Ok((Carrier::Found { path: system.to_owned(), by: "the system's socket" }, None));
+    }
+    if named.is_none()
+        && let Some(channel) = AgentChannel::find(environment)
+    {
+        return Ok((Carrier::Agent(channel.path().to_owned()), None));
     }
     Ok((Carrier::Owner(paths.socket()), named))
 }

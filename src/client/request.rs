@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::ask::Ask;
+use crate::carrier::agent::{AgentFault, exchange_once};
 use crate::carrier::unix::{connect, set_patience};
 use crate::error::{Failure, Kind};
 use crate::http::headers::{JSON, STARTED_BY, VERSION};
@@ -92,12 +93,31 @@ pub fn ask_own(path: &Path, ask: &Ask, until: Instant) -> Result<Reply, Silence>
     }
 }
 
+/// Asks for a credential through an SSH agent.
+///
+/// # Errors
+/// When there is no complete answer in time.
+pub fn ask_agent(path: &Path, ask: &Ask, until: Instant) -> Result<Reply, AgentFault> {
+    let body = body(ask, until).unwrap_or_default();
+    let answer = exchange_once(path, &message("POST", "/v1/credential", &body), until)?;
+    let whole = parse(&answer).ok().flatten();
+    whole.ok_or_else(|| AgentFault::Broken { path: path.to_owned(), problem: "half an answer".to_owned() })
+}
+
 /// Any other request on the owner's socket, without a body.
 ///
 /// # Errors
 /// When there is no complete answer in time.
 pub fn call_own(path: &Path, method: &str, target: &str, until: Instant) -> Result<Reply, Silence> {
     exchange(open_own(path, until)?, method, target, &[], until)
+}
+
+/// A request with a body on the owner's socket.
+///
+/// # Errors
+/// When there is no complete answer in time.
+pub fn post_own(path: &Path, target: &str, body: &[u8], until: Instant) -> Result<Reply, Silence> {
+    exchange(open_own(path, until)?, "POST", target, body, until)
 }
 
 /// Any other request on a socket that somebody named.
@@ -136,6 +156,11 @@ fn exchange(
 }
 
 fn send(mut stream: UnixStream, method: &str, target: &str, body: &[u8]) -> Result<UnixStream, Silence> {
+    stream.write_all(&message(method, target, body)).map_err(Silence::Silent)?;
+    Ok(stream)
+}
+
+fn message(method: &str, target: &str, body: &[u8]) -> Vec<u8> {
     let mut message = format!(
         "{method} {target} HTTP/1.1\r\nhost: valetkey\r\nconnection: close\r\ncontent-type: {JSON}\r\n\
          content-length: {}\r\n\r\n",
@@ -143,8 +168,7 @@ fn send(mut stream: UnixStream, method: &str, target: &str, body: &[u8]) -> Resu
     )
     .into_bytes();
     message.extend_from_slice(body);
-    stream.write_all(&message).map_err(Silence::Silent)?;
-    Ok(stream)
+    message
 }
 
 /// Reads until the reply is whole. What was read stays in `received` when the time is over.

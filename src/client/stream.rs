@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::locate::Carrier;
 use super::resume::Answer;
+use crate::carrier::agent::AgentChannel;
 use crate::error::{Fault, Kind};
 use crate::sys;
 
@@ -38,6 +39,8 @@ pub enum Way {
         /// The owner's socket: whoever serves it has to be this user.
         own: bool,
     },
+    /// Through an SSH agent that was carried into a container.
+    Agent(AgentChannel),
 }
 
 /// The bytes of one request and its answer, whatever carries them.
@@ -94,6 +97,7 @@ impl Way {
         match carrier {
             Carrier::Found { path, .. } => Self::Unix { path: path.clone(), own: false },
             Carrier::Owner(path) => Self::Unix { path: path.clone(), own: true },
+            Carrier::Agent(path) => Self::Agent(AgentChannel::at(path.clone())),
         }
     }
 
@@ -101,6 +105,7 @@ impl Way {
     pub fn path(&self) -> &Path {
         match self {
             Self::Unix { path, .. } => path,
+            Self::Agent(channel) => channel.path(),
         }
     }
 
@@ -122,6 +127,10 @@ impl Way {
                 }
                 Ok(Box::new(stream))
             }
+            Self::Agent(channel) => match channel.open() {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(fault) => Err(unreachable(io::Error::other(fault))),
+            },
         }
     }
 

@@ -122,6 +122,11 @@ impl Program {
     }
 
     #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    #[must_use]
     pub fn platform(&self) -> Platform {
         self.platform
     }
