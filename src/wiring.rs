@@ -4,8 +4,8 @@
 //! then what it named is kept as the base (a bundle of certificates), or goes on to be used behind us (a proxy).
 //! No value in here is or holds a secret.
 
+pub mod files;
 pub mod index;
-pub mod pip;
 pub mod proxies;
 pub mod trust;
 

@@ -7,12 +7,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
@@ -68,7 +70,7 @@ impl Courier {
         head.headers.remove(HOST);
         // Whoever waits for "100 Continue" gets it from us, when the body is wanted.
         head.headers.remove(EXPECT);
-        match self.way.send(Request::from_parts(head, body)).await {
+        match self.way.send(Request::from_parts(head, Upload(Some(body)))).await {
             Ok(answer) => {
                 let mut answer = self
                     .note_refusal(answer.map(|body| body.map_err(BoxError::from).boxed_unsync()), asked)
@@ -120,6 +122,48 @@ impl Courier {
 impl fmt::Debug for Courier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Courier").field("way", &self.way).finish_non_exhaustive()
+    }
+}
+
+/// The body of a client's request. What an answer came before is read and forgotten, up to a point: a connection that
+/// is closed with unread bytes in it takes the answer along.
+struct Upload(Option<Incoming>);
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(context))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(mut body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let rest = async move {
+            let mut left = MOST_FORGOTTEN;
+            while let Some(Ok(frame)) = body.frame().await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        // Bounded, and its connection's: it ends with that.
+        runtime.spawn(timeout(FORGET_TIME, rest));
     }
 }
 
@@ -204,6 +248,8 @@ const OF_CONNECTION: [HeaderName; 8] = [
 ];
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const PROBLEM_TIME: Duration = Duration::from_secs(5);
+const FORGET_TIME: Duration = Duration::from_secs(10);
+const MOST_FORGOTTEN: usize = 64 << 20;
 const LARGEST_PROBLEM: usize = 64 << 10;
 const MOST_TOLD: usize = 20;
 
