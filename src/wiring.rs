@@ -52,7 +52,7 @@ pub fn keyring_providers(environment: &Environment) -> Wiring {
             None => wiring.set(name, "subprocess"),
             Some("subprocess") => {}
             Some(other) => {
-                wiring.notes.push(format!("{name} is {other:?}, so that client will not ask valetkey"))
+                wiring.notes.push(format!("{name} is {other:?}, so that client will not ask valetkey"));
             }
         }
     }

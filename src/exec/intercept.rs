@@ -181,7 +181,7 @@ where
                 let asked = format!("https://{}{}", shown(to), request.uri().path());
                 courier.carry(target, request, Some(&asked)).await
             }
-            Err(refusal) => refusal,
+            Err((status, text)) => sentence(status, text),
         };
         Ok::<_, std::convert::Infallible>(reply)
     });
@@ -190,18 +190,20 @@ where
 }
 
 /// Where a request goes at the daemon. It has to be for the host that the connection was opened to.
-fn target(request: &Request<Incoming>, to: &Destination) -> Result<String, Reply> {
+fn target(request: &Request<Incoming>, to: &Destination) -> Result<String, (StatusCode, &'static str)> {
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     if request.uri().authority().is_some() || !path.starts_with('/') {
-        return Err(sentence(StatusCode::BAD_REQUEST, "this is no path to ask for"));
+        return Err((StatusCode::BAD_REQUEST, "this is no path to ask for"));
     }
     let mut named = request.headers().get_all(HOST).iter();
     let host = named.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let with_port =
         if to.port == 443 && !host.contains(':') { format!("{host}:443") } else { host.to_owned() };
     if named.next().is_some() || Destination::parse(&with_port).as_ref() != Some(to) {
-        let text = "the Host header names another host than the connection";
-        return Err(sentence(StatusCode::MISDIRECTED_REQUEST, text));
+        return Err((
+            StatusCode::MISDIRECTED_REQUEST,
+            "the Host header names another host than the connection",
+        ));
     }
     Ok(format!("/registry/{}{path}", shown(to)))
 }
