@@ -29,13 +29,12 @@ use crate::client::granted::{Granted, Proxied};
 use crate::client::locate::Carrier;
 use crate::client::stream::Way;
 use crate::clock::Clock;
-use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::http::proxy::ProxyConnector;
 use crate::http::server::failure_from_problem;
 use crate::paths::read_regular;
 use crate::sys;
-use crate::wiring::pip::{PipSettings, configuration_files};
+use crate::wiring::files::Files;
 use crate::wiring::proxies::{beyond, proxies};
 use crate::wiring::{Wiring, index, keyring_providers, path_with, trust};
 
@@ -69,13 +68,13 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
     }
     let authority = Authority::new(&proxied.hosts, Clock::system())?;
     let (listener, port) = listen(order)?;
-    let pip = pip_settings(&client.environment);
-    let wiring = wire(client, order, &place, &pip, port, &proxied, &authority, credential)?;
+    let files = Files::read(&client.environment, |path| read_regular(path, LARGEST_FILE).ok());
+    let wiring = wire(client, order, &place, &files, port, &proxied, &authority, credential)?;
     for note in &wiring.notes {
         (order.say)(note);
     }
     let idle = matches!(way, Way::Unix { own: true, .. }).then_some(client.config.idle);
-    let beyond = ProxyConnector::new(&beyond(&client.environment, pip.proxy.as_deref()));
+    let beyond = ProxyConnector::new(&beyond(&client.environment, &files));
     let courier = Courier::new(way.clone(), order.say);
     let forwarder = Forwarder::new(port, proxied.hosts, authority, courier, beyond);
     let outcome = watch(order, &wiring, listener, forwarder, way, idle);
@@ -209,15 +208,15 @@ fn wire(
     client: &Client,
     order: &Order,
     place: &Place,
-    pip: &PipSettings,
+    files: &Files,
     port: u16,
     proxied: &Proxied,
     authority: &Authority,
     credential: bool,
 ) -> Result<Wiring, Failure> {
     let environment = &client.environment;
-    let wanted = trust::bundles(environment, pip.cert.as_deref());
-    let mut wiring = proxies(environment, pip.proxy.as_deref(), port, &proxied.hosts).and(bundle::write(
+    let wanted = trust::bundles(environment, files);
+    let mut wiring = proxies(environment, files, port, &proxied.hosts).and(bundle::write(
         place.path(),
         authority.pem(),
         &wanted,
@@ -240,7 +239,7 @@ fn index_warnings(order: &Order) -> Vec<String> {
     let words: Vec<String> = order.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut warnings = Vec::new();
     for file in index::requirements_files(&words) {
-        let Ok(text) = read_regular(Path::new(&file), LARGEST_REQUIREMENTS) else { continue };
+        let Ok(text) = read_regular(Path::new(&file), LARGEST_FILE) else { continue };
         for (line, option) in index::index_lines(&text) {
             warnings.push(format!(
                 "warning: {file}:{line}: `{option}` leads past the merged index; remove that line"
@@ -248,16 +247,6 @@ fn index_warnings(order: &Order) -> Vec<String> {
         }
     }
     warnings
-}
-
-fn pip_settings(environment: &Environment) -> PipSettings {
-    let mut settings = PipSettings::default();
-    for file in configuration_files(environment) {
-        if let Ok(text) = read_regular(&file, LARGEST_REQUIREMENTS) {
-            settings.read(&text);
-        }
-    }
-    settings
 }
 
 /// A daemon that started by itself ends when nobody has asked it anything for a while; a shell may be open for longer.
@@ -273,4 +262,4 @@ async fn keep_awake(way: Way, idle: Duration) {
 /// Where the forwarder listens: a port that no known service has, below those that systems give out by themselves.
 pub const PORT: u16 = 18417;
 const PATIENCE: Duration = Duration::from_secs(5);
-const LARGEST_REQUIREMENTS: u64 = 1 << 20;
+const LARGEST_FILE: u64 = 1 << 20;

@@ -4,8 +4,8 @@
 //! then what it named is kept as the base (a bundle of certificates), or goes on to be used behind us (a proxy).
 //! No value in here is or holds a secret.
 
+pub mod files;
 pub mod index;
-pub mod pip;
 pub mod proxies;
 pub mod trust;
 
@@ -52,7 +52,7 @@ pub fn keyring_providers(environment: &Environment) -> Wiring {
             None => wiring.set(name, "subprocess"),
             Some("subprocess") => {}
             Some(other) => {
-                wiring.notes.push(format!("{name} is {other:?}, so that client will not ask valetkey"))
+                wiring.notes.push(format!("{name} is {other:?}, so that client will not ask valetkey"));
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,7 @@ use rcgen::{
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use thiserror::Error;
@@ -102,25 +102,12 @@ impl Authority {
     }
 
     fn make(&self, host: &str, now: SystemTime) -> Result<ServerConfig, AuthorityFault> {
-        let wrong = |source| AuthorityFault::Certificate { name: host.to_owned(), source };
         let unusable = |source| AuthorityFault::Unusable { name: host.to_owned(), source };
-        let key = KeyPair::generate().map_err(wrong)?;
-        let mut parameters = short_lived(now, LEAF_LIFE)?;
-        parameters.subject_alt_names = vec![match host.parse::<Ipv4Addr>() {
-            Ok(address) => SanType::IpAddress(IpAddr::V4(address)),
-            Err(_) => SanType::DnsName(host.try_into().map_err(wrong)?),
-        }];
-        // A host's name may be longer than the 64 characters of a common name, and nobody reads one there.
-        parameters.distinguished_name.push(DnType::CommonName, "valetkey exec");
-        parameters.use_authority_key_identifier_extension = true;
-        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = parameters.signed_by(&key, &self.issuer).map_err(wrong)?;
-
+        let (certificate, key) = self.leaf(host, now)?;
         let provider = Arc::new(default_provider());
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let key = provider.key_provider.load_private_key(key).map_err(unusable)?;
-        let certified = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key));
+        let certified = Arc::new(CertifiedKey::new(vec![certificate], key));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(unusable)?
@@ -128,6 +115,28 @@ impl Authority {
             .with_cert_resolver(Arc::new(OneHost { host: host.to_owned(), certified }));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
+    }
+
+    fn leaf(
+        &self,
+        host: &str,
+        now: SystemTime,
+    ) -> Result<(CertificateDer<'static>, KeyPair), AuthorityFault> {
+        let wrong = |source| AuthorityFault::Certificate { name: host.to_owned(), source };
+        let key = KeyPair::generate().map_err(wrong)?;
+        let mut parameters = short_lived(now, LEAF_LIFE)?;
+        parameters.subject_alt_names = vec![match host.parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(host.try_into().map_err(wrong)?),
+        }];
+        // A host's name may be longer than the 64 characters of a common name, and nobody reads one there.
+        parameters.distinguished_name.push(DnType::CommonName, "valetkey exec");
+        // Strict verifiers (Python from 3.13 on) want it.
+        parameters.use_authority_key_identifier_extension = true;
+        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = parameters.signed_by(&key, &self.issuer).map_err(wrong)?;
+        Ok((certificate.der().clone(), key))
     }
 }
 
@@ -197,7 +206,7 @@ mod tests {
     use rustls::client::WebPkiServerVerifier;
     use rustls::client::danger::ServerCertVerifier;
     use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::pki_types::{ServerName, UnixTime};
     use rustls::{CertificateError, Error, RootCertStore};
 
     use super::*;
@@ -217,22 +226,9 @@ mod tests {
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
         let now =
             UnixTime::since_unix_epoch(Clock::system().now().duration_since(SystemTime::UNIX_EPOCH).unwrap());
-        let parameters_made = authority.make_leaf_for_test(host);
+        let (leaf, _) = authority.leaf(host, Clock::system().now()).unwrap();
         let name = ServerName::try_from(host.to_owned()).unwrap();
-        verifier.verify_server_cert(&parameters_made, &[], &name, &[], now).map(drop)
-    }
-
-    impl Authority {
-        fn make_leaf_for_test(&self, host: &str) -> CertificateDer<'static> {
-            let key = KeyPair::generate().unwrap();
-            let mut parameters = short_lived(self.clock.now(), LEAF_LIFE).unwrap();
-            parameters.subject_alt_names = vec![match host.parse::<IpAddr>() {
-                Ok(address) => SanType::IpAddress(address),
-                Err(_) => SanType::DnsName(host.try_into().unwrap()),
-            }];
-            parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-            parameters.signed_by(&key, &self.issuer).unwrap().der().clone()
-        }
+        verifier.verify_server_cert(&leaf, &[], &name, &[], now).map(drop)
     }
 
     #[test]
@@ -251,6 +247,33 @@ mod tests {
         let addresses = authority(&["127.0.0.1:8443"]);
         assert_eq!(verified(&addresses, "127.0.0.1"), Ok(()));
         assert!(verified(&addresses, "127.0.0.2").is_err() && verified(&addresses, "localhost").is_err());
+    }
+
+    /// The library under most clients, by its own program.
+    #[test]
+    fn openssl_holds_the_authority_to_its_hosts() {
+        let openssl = std::path::Path::new("/usr/bin/openssl");
+        if !openssl.exists() {
+            return;
+        }
+        let top = tempfile::tempdir().unwrap();
+        let ours = authority(&["*.pkg.dev", "localhost:8443"]);
+        let (bundle, leaf) = (top.path().join("ca.pem"), top.path().join("leaf.der"));
+        std::fs::write(&bundle, ours.pem()).unwrap();
+        let verifies = |host: &str| {
+            std::fs::write(&leaf, ours.leaf(host, Clock::system().now()).unwrap().0).unwrap();
+            let mut command = std::process::Command::new(openssl);
+            command.args(["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile"]).arg(&bundle);
+            let output = command.arg(&leaf).output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        for host in ["us-python.pkg.dev", "localhost"] {
+            assert_eq!(verifies(host), (true, String::new()), "{host}");
+        }
+        for host in ["evilpkg.dev", "127.0.0.1", "::1"] {
+            let (good, said) = verifies(host);
+            assert!(!good && said.contains("subtree violation"), "{host}: {said}");
+        }
     }
 
     #[test]

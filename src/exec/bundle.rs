@@ -1,6 +1,6 @@
 //! Bundles of certificates: what is in force, with the run's authority behind it, as files in the run's own directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -99,14 +99,14 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 
 /// A directory as OpenSSL has them: a file for each certificate, and links to the same under other names.
 fn read_directory(path: &Path) -> io::Result<Vec<u8>> {
-    let mut files = BTreeMap::new();
+    let mut files = BTreeSet::new();
     for entry in fs::read_dir(path)?.flatten().take(MOST_FILES) {
         if let Ok(file) = entry.path().canonicalize() {
-            files.entry(file).or_insert(());
+            files.insert(file);
         }
     }
     let mut all = Vec::new();
-    for file in files.into_keys() {
+    for file in files {
         if let Ok(bytes) = read_file(&file)
             && bytes.windows(BEGIN.len()).any(|window| window == BEGIN)
             && (all.len() + bytes.len()) as u64 <= LARGEST

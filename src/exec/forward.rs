@@ -139,7 +139,7 @@ impl Shared {
         if !PREFIXES.iter().any(|prefix| target.starts_with(prefix)) {
             return sentence(StatusCode::NOT_FOUND, "valetkey serves /simple/, /index/ and /registry/ here");
         }
-        self.courier.carry(target, request, None).await
+        self.courier.carry(plain_host(target), request, None).await
     }
 
     async fn connect(&self, mut request: Request<Incoming>, slot: &Slot) -> Reply {
@@ -214,6 +214,21 @@ fn strange(headers: &HeaderMap, own: &str) -> Option<&'static str> {
         .then_some("browsers and other proxies are not served here")
 }
 
+/// A path with the port of its host written plainly. pip escapes the colon in the links of an index.
+fn plain_host(target: String) -> String {
+    let mut parts = target.splitn(4, '/');
+    let (Some(root), Some(place), Some(host), rest) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return target;
+    };
+    if place == "simple" || !host.contains('%') {
+        return target;
+    }
+    let host = host.replacen("%3A", ":", 1).replacen("%3a", ":", 1);
+    rest.map_or_else(|| format!("{root}/{place}/{host}"), |rest| format!("{root}/{place}/{host}/{rest}"))
+}
+
 /// Whether there is no `Host`, or one that names the same host, with or without the port.
 fn host_agrees(headers: &HeaderMap, to: &Destination) -> bool {
     let mut named = headers.get_all(HOST).iter();
@@ -260,6 +275,19 @@ mod tests {
             &[("host", "us-python.pkg.dev"), ("host", "us-python.pkg.dev")],
         ] {
             assert!(!host_agrees(&headers(bad), &to), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_written_plainly_in_the_host_and_nowhere_else() {
+        for (asked, made) in [
+            ("/registry/localhost%3A8443/a%3Ab/x?y=%3A", "/registry/localhost:8443/a%3Ab/x?y=%3A"),
+            ("/index/localhost%3a8443/a", "/index/localhost:8443/a"),
+            ("/registry/us-python.pkg.dev/a%3Ab", "/registry/us-python.pkg.dev/a%3Ab"),
+            ("/simple/a%3Ab/", "/simple/a%3Ab/"),
+            ("/registry/", "/registry/"),
+        ] {
+            assert_eq!(plain_host(asked.to_owned()), made);
         }
     }
 

@@ -7,12 +7,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
@@ -68,7 +70,7 @@ impl Courier {
         head.headers.remove(HOST);
         // Whoever waits for "100 Continue" gets it from us, when the body is wanted.
         head.headers.remove(EXPECT);
-        match self.way.send(Request::from_parts(head, body)).await {
+        match self.way.send(Request::from_parts(head, Upload(Some(body)))).await {
             Ok(answer) => {
                 let mut answer = self
                     .note_refusal(answer.map(|body| body.map_err(BoxError::from).boxed_unsync()), asked)
@@ -123,6 +125,48 @@ impl fmt::Debug for Courier {
     }
 }
 
+/// The body of a client's request. What an answer came before is read and forgotten, up to a point: a connection that
+/// is closed with unread bytes in it takes the answer along.
+struct Upload(Option<Incoming>);
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(context))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(mut body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let rest = async move {
+            let mut left = MOST_FORGOTTEN;
+            while let Some(Ok(frame)) = body.frame().await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        // Bounded, and its connection's: it ends with that.
+        runtime.spawn(timeout(FORGET_TIME, rest));
+    }
+}
+
 /// Serves the connection of a client to a granted host.
 pub(super) async fn serve<S>(stream: S, config: Arc<ServerConfig>, to: &Destination, courier: &Courier)
 where
@@ -137,7 +181,7 @@ where
                 let asked = format!("https://{}{}", shown(to), request.uri().path());
                 courier.carry(target, request, Some(&asked)).await
             }
-            Err(refusal) => refusal,
+            Err((status, text)) => sentence(status, text),
         };
         Ok::<_, std::convert::Infallible>(reply)
     });
@@ -146,18 +190,20 @@ where
 }
 
 /// Where a request goes at the daemon. It has to be for the host that the connection was opened to.
-fn target(request: &Request<Incoming>, to: &Destination) -> Result<String, Reply> {
+fn target(request: &Request<Incoming>, to: &Destination) -> Result<String, (StatusCode, &'static str)> {
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     if request.uri().authority().is_some() || !path.starts_with('/') {
-        return Err(sentence(StatusCode::BAD_REQUEST, "this is no path to ask for"));
+        return Err((StatusCode::BAD_REQUEST, "this is no path to ask for"));
     }
     let mut named = request.headers().get_all(HOST).iter();
     let host = named.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let with_port =
         if to.port == 443 && !host.contains(':') { format!("{host}:443") } else { host.to_owned() };
     if named.next().is_some() || Destination::parse(&with_port).as_ref() != Some(to) {
-        let text = "the Host header names another host than the connection";
-        return Err(sentence(StatusCode::MISDIRECTED_REQUEST, text));
+        return Err((
+            StatusCode::MISDIRECTED_REQUEST,
+            "the Host header names another host than the connection",
+        ));
     }
     Ok(format!("/registry/{}{path}", shown(to)))
 }
@@ -204,6 +250,8 @@ const OF_CONNECTION: [HeaderName; 8] = [
 ];
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const PROBLEM_TIME: Duration = Duration::from_secs(5);
+const FORGET_TIME: Duration = Duration::from_secs(10);
+const MOST_FORGOTTEN: usize = 64 << 20;
 const LARGEST_PROBLEM: usize = 64 << 10;
 const MOST_TOLD: usize = 20;
 

@@ -92,7 +92,7 @@ fn make(directory: &Path) -> io::Result<TempDir> {
 
 #[cfg(target_os = "linux")]
 fn is_in_memory(path: &Path) -> bool {
-    statfs(path).is_ok_and(|data| MEMORY.contains(&i64::from(data.f_type)))
+    statfs(path).is_ok_and(|data| MEMORY.contains(&data.f_type))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -101,7 +101,7 @@ fn is_in_memory(_: &Path) -> bool {
 }
 
 /// tmpfs and ramfs.
-const MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+const MEMORY: [rustix::fs::FsWord; 2] = [0x0102_1994, 0x8584_58f6];
 
 #[cfg(test)]
 mod tests {

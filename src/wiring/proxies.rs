@@ -6,15 +6,11 @@
 use crate::client::granted::{HostPattern, is_below};
 use crate::environment::Environment;
 use crate::wiring::Wiring;
+use crate::wiring::files::Files;
 
 /// What a command needs so that its https requests come to the forwarder at `port` on 127.0.0.1.
 #[must_use]
-pub fn proxies(
-    environment: &Environment,
-    pip_file: Option<&str>,
-    port: u16,
-    hosts: &[HostPattern],
-) -> Wiring {
+pub fn proxies(environment: &Environment, files: &Files, port: u16, hosts: &[HostPattern]) -> Wiring {
     let mut wiring = Wiring::default();
     let address = format!("http://127.0.0.1:{port}");
     for name in PROXY {
@@ -23,8 +19,10 @@ pub fn proxies(
     for name in OWN.into_iter().filter(|name| environment.get(name).is_some()) {
         wiring.set(name, address.clone());
     }
-    if pip_file.is_some() && environment.get(PIP).is_none() {
-        wiring.set(PIP, address);
+    for (name, file) in [(PIP, &files.pip), (NPM, &files.npm)] {
+        if file.proxy.is_some() && environment.get(name).is_none() {
+            wiring.set(name, address.clone());
+        }
     }
     let (list, everything) = no_proxy(environment, hosts);
     if everything {
@@ -37,13 +35,13 @@ pub fn proxies(
     wiring
 }
 
-/// The environment that decides how a tunnel reaches the world: the user's own, and the proxy that only pip was told
-/// of where there is no other.
+/// The environment that decides how a tunnel reaches the world: the user's own, and the proxy that only one
+/// tool was told of where there is no other.
 #[must_use]
-pub fn beyond(environment: &Environment, pip_file: Option<&str>) -> Environment {
+pub fn beyond(environment: &Environment, files: &Files) -> Environment {
     let general = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-    let pip = environment.text(PIP).or(pip_file);
-    let more = pip.filter(|_| general.iter().all(|name| environment.get(name).is_none()));
+    let single = environment.text(PIP).or(environment.text(NPM)).or(files.proxy());
+    let more = single.filter(|_| general.iter().all(|name| environment.get(name).is_none()));
     let more = more.map(|proxy| ("HTTPS_PROXY".into(), proxy.into()));
     environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).chain(more).collect()
 }
@@ -76,7 +74,8 @@ fn concerns(entry: &str, host: &HostPattern) -> bool {
 const PROXY: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 const PIP: &str = "PIP_PROXY";
 /// Variables of single tools that win over the general ones, replaced where they are set.
-const OWN: [&str; 4] = [PIP, "CARGO_HTTP_PROXY", "NPM_CONFIG_HTTPS_PROXY", "npm_config_https_proxy"];
+const OWN: [&str; 4] = [PIP, "CARGO_HTTP_PROXY", "NPM_CONFIG_HTTPS_PROXY", NPM];
+const NPM: &str = "npm_config_https_proxy";
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "::1"];
 
 #[cfg(test)]
@@ -90,7 +89,7 @@ mod tests {
     fn list(no_proxy: &str, hosts: &[&str]) -> String {
         let environment: Environment = [("NO_PROXY", no_proxy)].into_iter().collect();
         let hosts: Vec<_> = hosts.iter().map(|text| host(text)).collect();
-        let wiring = proxies(&environment, None, 1, &hosts);
+        let wiring = proxies(&environment, &Files::default(), 1, &hosts);
         assert_eq!(wiring.value("NO_PROXY"), wiring.value("no_proxy"));
         wiring.value("NO_PROXY").unwrap().to_str().unwrap().to_owned()
     }
@@ -116,26 +115,26 @@ mod tests {
     fn who_wanted_no_proxy_at_all_gets_none_for_plain_http() {
         let environment: Environment =
             [("no_proxy", "*"), ("http_proxy", "http://p.test")].into_iter().collect();
-        let wiring = proxies(&environment, None, 1, &[host("*.pkg.dev")]);
+        let wiring = proxies(&environment, &Files::default(), 1, &[host("*.pkg.dev")]);
         assert!(wiring.unset.contains(&"http_proxy"));
-        assert!(proxies(&Environment::default(), None, 1, &[]).unset.is_empty());
+        assert!(proxies(&Environment::default(), &Files::default(), 1, &[]).unset.is_empty());
     }
 
     #[test]
     fn variables_of_single_tools_are_replaced_where_they_are_set_and_used_behind_us() {
         let environment: Environment = [("PIP_PROXY", "http://p.test:3128")].into_iter().collect();
-        let wiring = proxies(&environment, None, 18, &[]);
+        let wiring = proxies(&environment, &Files::default(), 18, &[]);
         assert_eq!(wiring.value("PIP_PROXY").unwrap(), "http://127.0.0.1:18");
         assert_eq!(wiring.value("CARGO_HTTP_PROXY"), None);
-        assert_eq!(beyond(&environment, None).text("HTTPS_PROXY"), Some("http://p.test:3128"));
+        assert_eq!(beyond(&environment, &Files::default()).text("HTTPS_PROXY"), Some("http://p.test:3128"));
         let general: Environment =
             [("PIP_PROXY", "http://p.test"), ("https_proxy", "http://q.test")].into_iter().collect();
-        assert_eq!(beyond(&general, None).text("HTTPS_PROXY"), None);
-        let file = Some("http://f.test");
-        assert_eq!(
-            proxies(&Environment::default(), file, 18, &[]).value("PIP_PROXY").unwrap(),
-            "http://127.0.0.1:18"
-        );
-        assert_eq!(beyond(&Environment::default(), file).text("HTTPS_PROXY"), file);
+        assert_eq!(beyond(&general, &Files::default()).text("HTTPS_PROXY"), None);
+        let mut files = Files::default();
+        files.npm.proxy = Some("http://f.test".to_owned());
+        let wiring = proxies(&Environment::default(), &files, 18, &[]);
+        assert_eq!(wiring.value("npm_config_https_proxy").unwrap(), "http://127.0.0.1:18");
+        assert_eq!(wiring.value("PIP_PROXY"), None);
+        assert_eq!(beyond(&Environment::default(), &files).text("HTTPS_PROXY"), Some("http://f.test"));
     }
 }

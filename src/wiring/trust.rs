@@ -5,9 +5,10 @@
 //! `REQUESTS_CA_BUNDLE` and not `SSL_CERT_FILE`; uv, Go and a pip with truststore the other way round; curl the second
 //! and its own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::environment::Environment;
+use crate::wiring::files::Files;
 
 /// What a variable has to name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,20 +28,21 @@ pub enum Base {
     Named(PathBuf),
 }
 
-/// Every variable and its base. `pip_file` is what pip's own configuration names.
+/// Every variable and its base.
 #[must_use]
-pub fn bundles(environment: &Environment, pip_file: Option<&Path>) -> Vec<Trust> {
+pub fn bundles(environment: &Environment, files: &Files) -> Vec<Trust> {
     let mut found = Vec::new();
     for (variable, others) in ALWAYS {
         let own = environment.path(variable);
-        let own = own.or_else(|| pip_file.filter(|_| *variable == "PIP_CERT").map(Path::to_owned));
+        let own = own.or_else(|| files.pip.bundle.clone().filter(|_| *variable == "PIP_CERT"));
         let named = own.or_else(|| others.iter().find_map(|other| environment.path(other)));
         found.push(Trust { variable, base: named.map_or(Base::System, Base::Named) });
     }
     let extra = environment.path(NODE).map_or(Base::Nothing, Base::Named);
     found.push(Trust { variable: NODE, base: extra });
     for variable in WHERE_SET {
-        if let Some(path) = environment.path(variable) {
+        let file = files.npm.bundle.clone().filter(|_| variable == NPM);
+        if let Some(path) = environment.path(variable).or(file) {
             found.push(Trust { variable, base: Base::Named(path) });
         }
     }
@@ -60,15 +62,19 @@ const ALWAYS: &[(&str, &[&str])] = &[
 /// Adds to what Node trusts.
 const NODE: &str = "NODE_EXTRA_CA_CERTS";
 /// These win over the ones above where they are set, and change too much where they are not.
-const WHERE_SET: [&str; 3] = ["NIX_SSL_CERT_FILE", "NPM_CONFIG_CAFILE", "npm_config_cafile"];
+const WHERE_SET: [&str; 3] = ["NIX_SSL_CERT_FILE", "NPM_CONFIG_CAFILE", NPM];
+const NPM: &str = "npm_config_cafile";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn base(pairs: &[(&str, &str)], pip_file: Option<&str>, variable: &str) -> Option<Base> {
+    fn base(pairs: &[(&str, &str)], file: Option<&str>, variable: &str) -> Option<Base> {
         let environment: Environment = pairs.iter().copied().collect();
-        let found = bundles(&environment, pip_file.map(Path::new));
+        let mut files = Files::default();
+        files.pip.bundle = file.map(PathBuf::from);
+        files.npm.bundle = file.map(PathBuf::from);
+        let found = bundles(&environment, &files);
         found.into_iter().find(|trust| trust.variable == variable).map(|trust| trust.base)
     }
 
@@ -76,7 +82,7 @@ mod tests {
     fn the_bundle_in_force_is_the_base() {
         let named = |path: &str| Some(Base::Named(path.into()));
         let corp = [("REQUESTS_CA_BUNDLE", "/corp.pem"), ("SSL_CERT_FILE", "/own.pem")];
-        for (pairs, pip_file, variable, wanted) in [
+        for (pairs, file, variable, wanted) in [
             (&[][..], None, "SSL_CERT_FILE", Some(Base::System)),
             (&[], None, "NODE_EXTRA_CA_CERTS", Some(Base::Nothing)),
             (&[], None, "NPM_CONFIG_CAFILE", None),
@@ -89,9 +95,10 @@ mod tests {
             (&[("CURL_CA_BUNDLE", "/c.pem")], None, "REQUESTS_CA_BUNDLE", named("/c.pem")),
             (&[("PIP_CERT", "/p.pem")], Some("/pip.pem"), "PIP_CERT", named("/p.pem")),
             (&[("NODE_EXTRA_CA_CERTS", "/n.pem")], None, "NODE_EXTRA_CA_CERTS", named("/n.pem")),
+            (&[], Some("/npm.pem"), "npm_config_cafile", named("/npm.pem")),
             (&[("npm_config_cafile", "/n.pem")], None, "npm_config_cafile", named("/n.pem")),
         ] {
-            assert_eq!(base(pairs, pip_file, variable), wanted, "{pairs:?} {pip_file:?} {variable}");
+            assert_eq!(base(pairs, file, variable), wanted, "{pairs:?} {file:?} {variable}");
         }
     }
 }

@@ -9,12 +9,15 @@
 
 #[path = "../harness/harness.rs"]
 mod harness;
+#[path = "../harness/registry_daemon.rs"]
+mod registry_daemon;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
 mod arguments;
 mod client;
 mod clock;
+mod exec;
 mod pip;
 mod pip_mid_run;
 mod projects;

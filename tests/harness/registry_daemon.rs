@@ -172,6 +172,14 @@ impl State {
         if target == format!("{own}{REFUSED}") {
             return problem(403, "refused", "acme/other is not granted here");
         }
+        if target == format!("{own}/acme/npm/acme-hello") {
+            let version =
+                r#"{"name":"acme-hello","version":"1.2.3","dist":{"tarball":"https://x.test/x.tgz"}}"#;
+            let text = format!(
+                r#"{{"name":"acme-hello","dist-tags":{{"latest":"1.2.3"}},"versions":{{"1.2.3":{version}}}}}"#
+            );
+            return with(200, JSON, text);
+        }
         if let Some(path) = target.strip_prefix(&own).filter(|path| path.starts_with('/')) {
             return self.pass(request, path.to_owned()).await;
         }

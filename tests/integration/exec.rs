@@ -442,6 +442,16 @@ fn without_a_daemon_or_a_grant_nothing_is_started() {
     assert!(!marker.exists());
 }
 
+/// The sign-in is one that a daemon is worth starting for.
+#[test]
+fn the_owners_daemon_is_started() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    assert!(!sandbox.socket().exists());
+    sandbox.run(sandbox.valetkey().args(["exec", "--", "true"]));
+    assert!(sandbox.socket().exists());
+}
+
 #[test]
 fn keyring_comes_first_where_credentials_are_granted_and_only_there() {
     let sandbox = Sandbox::new();
