@@ -47,6 +47,12 @@ fn resident(pid: u32) -> (f64, f64) {
     (kibibytes("VmRSS:"), kibibytes("RssAnon:"))
 }
 
+/// The most resident memory that a process ever had, in mebibytes.
+pub(crate) fn peak(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    sum(&status, "VmHWM:") as f64 / 1024.0
+}
+
 /// How often the threads of a process have been switched away from, by their own will or not. Each wake-up ends
 /// in one.
 fn switches(pid: u32) -> u64 {

@@ -207,7 +207,7 @@ impl Shared {
         loop {
             let mut work = pin!(self.work.notified());
             work.as_mut().enable();
-            let (exchange, hush, owes) = {
+            let (exchange, hush, quiet) = {
                 let mut state = self.lock();
                 if state.is_dropped || state.fault.is_some() {
                     return;
@@ -215,19 +215,19 @@ impl Shared {
                 state.hush = state.hush.filter(|hush| Instant::now() < *hush);
                 let is_reading = state.is_reading && state.hush.is_none();
                 let exchange = state.conversation.next(is_reading, line.patience());
-                (exchange, state.hush, state.conversation.owes_acknowledgement())
+                (exchange, state.hush, state.conversation.acknowledges_after())
             };
             let exchange = if let Some(exchange) = exchange {
                 exchange
             } else {
                 let is_due = tokio::select! {
                     () = work => false,
-                    () = sleep(ACKNOWLEDGE), if is_first && owes => true,
+                    () = sleep(quiet.unwrap_or_default()), if is_first && quiet.is_some() => true,
                     () = sleep_until(hush.unwrap_or_else(Instant::now)), if is_first && hush.is_some() => false,
                     () = line.grow_old() => { line.connection = None; false }
                 };
                 let mut state = self.lock();
-                if !is_due || !state.conversation.owes_acknowledgement() {
+                if !is_due || state.conversation.acknowledges_after().is_none() {
                     continue;
                 }
                 state.conversation.acknowledgement()
@@ -256,11 +256,14 @@ impl Shared {
         trouble: &mut Trouble,
     ) -> Result<Option<Duration>, AgentFault> {
         let mut state = self.lock();
-        if outcome.as_ref().is_ok_and(|(_, bytes)| !bytes.is_empty()) {
-            state.pause = SHORTEST_PAUSE;
-        } else if exchange.hold > HURRIED && took < exchange.hold / 2 {
-            state.hush = Some(Instant::now() + state.pause);
-            state.pause = (state.pause * 2).min(LONGEST_PAUSE);
+        match &outcome {
+            Ok((_, bytes)) if !bytes.is_empty() => state.pause = SHORTEST_PAUSE,
+            // Held shorter than it might have been.
+            Ok(_) if exchange.hold > HURRIED && took < exchange.hold / 2 => {
+                state.hush = Some(Instant::now() + state.pause);
+                state.pause = (state.pause * 2).min(LONGEST_PAUSE);
+            }
+            _ => {}
         }
         let (fault, is_worth_it) = match outcome {
             Ok((reply, bytes)) => match state.conversation.absorb(exchange.number, &reply, bytes) {
@@ -406,8 +409,6 @@ const MOUNTS: &str = "/run/buildkit";
 /// An agent answers from its memory. What is no agent at all may never answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 const FIRST_READ: usize = 4 << 10;
-/// So long after the last bytes were read the daemon hears of it, where nothing else is said.
-const ACKNOWLEDGE: Duration = Duration::from_millis(200);
 const CLOSING: Duration = Duration::from_secs(2);
 /// An empty answer to what might have been held this long, and was not.
 const HURRIED: Duration = Duration::from_millis(40);

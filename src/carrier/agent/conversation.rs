@@ -136,9 +136,15 @@ impl Conversation {
         self.wanted(false) > 0
     }
 
-    /// Whether the daemon still holds much that has arrived here.
-    pub(super) fn owes_acknowledgement(&self) -> bool {
-        self.next - self.acknowledged > FEW && self.under_way.is_empty() && !self.has_all()
+    /// After how long the daemon has to hear of what has arrived, if nothing else is said: soon where it still
+    /// holds much of it, and now and then while it waits here to be read, lest the stream seem idle.
+    pub(super) fn acknowledges_after(&self) -> Option<Duration> {
+        if self.has_all() || !self.under_way.is_empty() {
+            return None;
+        }
+        let holds_much = self.next - self.acknowledged > FEW;
+        let later = (!self.ready.is_empty()).then_some(KEEP_ALIVE);
+        if holds_much { Some(ACKNOWLEDGE) } else { later }
     }
 
     /// The next exchange. `is_reading` where somebody waits for bytes; `patience` is how long an answer may be held
@@ -344,6 +350,10 @@ const FIRST_FRAME: usize = 64 << 10;
 const MOST_PENDING: usize = LARGEST_REQUEST;
 /// The daemon does not mind keeping so many bytes of a stream that is over.
 const FEW: u64 = 4 << 10;
+/// So long after the last bytes came the daemon hears of it, where nothing else is said.
+const ACKNOWLEDGE: Duration = Duration::from_millis(200);
+/// A third of the time after which the daemon drops an idle stream.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long an answer may be held that is owed.
 const LONG_HOLD: Duration = Duration::from_millis(1200);
 const SHORT_HOLD: Duration = Duration::from_millis(20);
@@ -460,6 +470,21 @@ mod tests {
         it.absorb(exchange.number, &reply(0, 3, false), Bytes::new()).unwrap();
         let (_, third) = next(&mut it);
         assert_eq!((third.offset, third.finish), (3, false));
+    }
+
+    #[test]
+    fn daemon_hears_of_what_waits_to_be_read() {
+        let mut it = conversation();
+        let (exchange, _) = next(&mut it);
+        assert_eq!(it.acknowledges_after(), None, "an exchange is on its way");
+        it.absorb(exchange.number, &reply(0, 3, false), bytes(9000)).unwrap();
+        assert_eq!(it.acknowledges_after(), Some(ACKNOWLEDGE));
+        let exchange = it.acknowledgement();
+        assert_eq!((request(&exchange).acknowledged, request(&exchange).want), (9000, 0));
+        it.absorb(exchange.number, &reply(9000, 3, false), Bytes::new()).unwrap();
+        assert_eq!(it.acknowledges_after(), Some(KEEP_ALIVE));
+        it.read(9000);
+        assert_eq!(it.acknowledges_after(), None);
     }
 
     #[test]
