@@ -52,6 +52,14 @@ enum Act {
         #[arg(long, default_value_t = 0)]
         pause: u64,
     },
+    /// Fetches so many bytes through the bare channel
+    Bare {
+        bare: PathBuf,
+        #[arg(long, default_value_t = 2)]
+        connections: u64,
+        #[arg(long, default_value_t = 200)]
+        mebibytes: u64,
+    },
     /// Asks for a small answer again and again, and prints the median and the 99th percentile in milliseconds
     Ask {
         carried: PathBuf,
@@ -75,6 +83,9 @@ fn main() {
             }
             Act::Crowd { carried, streams, mebibytes, pause } => {
                 fetch::crowd(&carried, streams, mebibytes << 20, pause).await;
+            }
+            Act::Bare { bare, connections, mebibytes } => {
+                bare::fetch(&bare, mebibytes << 20, connections).await;
             }
             Act::Ask { .. } => {}
         }
