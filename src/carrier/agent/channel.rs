@@ -461,8 +461,8 @@ const MOUNTS: &str = "/run/buildkit";
 /// An agent answers from its memory. What is no agent at all may never answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 const FIRST_READ: usize = 4 << 10;
-/// Two answers on their way, one that waits for its turn and one that is being read.
-const MOST_SPARE: usize = 4;
+/// Two answers on their way, and some that wait for their turn or to be read.
+const MOST_SPARE: usize = 6;
 const LAST_ONE: Duration = Duration::from_millis(100);
 const CLOSING: Duration = Duration::from_secs(2);
 /// An empty answer to what might have been held this long, and was not.

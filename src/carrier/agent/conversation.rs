@@ -239,8 +239,8 @@ impl Conversation {
     /// How many bytes to ask for.
     fn wanted(&self, is_reading: bool) -> usize {
         let readers = self.under_way.iter().filter(|other| other.want > 0).count();
-        // One frame may wait to be read, and one for its turn, while two are on their way.
-        let has_room = self.ready_length <= self.reply_size && self.early.len() < 2;
+        // Two connections are not served alike: while one reply crawls, the other way may bring several.
+        let has_room = self.ready_length <= 2 * self.reply_size && self.early.len() < MOST_EARLY;
         let wants = match readers {
             0 => !self.has_all() && (is_reading || (self.is_bulk && has_room)),
             1 => self.gap_to_fill().is_some() || (self.is_bulk && has_room && self.end.is_none()),
@@ -353,6 +353,8 @@ impl Conversation {
 const FIRST_FRAME: usize = 64 << 10;
 /// What may be written before the daemon has taken it.
 const MOST_PENDING: usize = LARGEST_REQUEST;
+/// So many replies may wait for one that is late.
+const MOST_EARLY: usize = 4;
 /// The daemon does not mind keeping so many bytes of a stream that is over.
 const FEW: u64 = 4 << 10;
 /// So long after the last bytes came the daemon hears of it, where nothing else is said.
