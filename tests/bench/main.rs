@@ -16,6 +16,7 @@
     reason = "a benchmark that cannot go on says where it stands, and counts are small"
 )]
 
+mod carrier;
 mod commands;
 mod connections;
 mod process;
@@ -52,6 +53,9 @@ struct Arguments {
     /// Python's `keyring`, with Google's own backend beside it
     #[arg(long)]
     python_keyring: PathBuf,
+    /// The two ends of the agent carrier, static; without it, the carrier is not measured
+    #[arg(long)]
+    carry: Option<PathBuf>,
     /// How often each command runs; Python and auto-start, which are slow, run a quarter of it, at least 50 times
     #[arg(long, default_value_t = 300)]
     rounds: usize,
@@ -81,6 +85,7 @@ enum Measure {
     Load,
     Proxy,
     Size,
+    Carrier,
 }
 
 fn main() {
@@ -137,6 +142,10 @@ fn main() {
         }
     }
     drop(sandboxes);
+    if let Some(carry) = arguments.carry.filter(|_| wanted(Measure::Carrier)) {
+        say("the agent carrier, inside of builds");
+        carrier::measure(&mut table, &absolute(&carry), if arguments.quick { 1 } else { 5 });
+    }
     let _ = std::io::stdout().write_all(table.render().as_bytes());
 }
 

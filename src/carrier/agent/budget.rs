@@ -262,9 +262,10 @@ fn frame(crowd: usize) -> usize {
     if crowd <= FEW { 1 << 20 } else { 128 << 10 }
 }
 
-/// What one of so many may hold: two frames on their way and one in the making.
+/// What one of so many may hold: two frames on their way, one in the making, and two that have arrived before one
+/// that is late.
 fn window(crowd: usize, pool: usize) -> usize {
-    (3 * frame(crowd)).min(pool / crowd.max(1)).max(ASSURED)
+    (5 * frame(crowd)).min(pool / crowd.max(1)).max(ASSURED)
 }
 
 /// So many streams are few.

@@ -180,10 +180,51 @@ struct State {
     writer: Option<Waker>,
 }
 
+/// Memory for large answers, which is used again: new memory costs about as much as what is copied into it.
+#[derive(Debug, Default, Clone)]
+struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.lock().pop().unwrap_or_else(|| Vec::with_capacity(FIRST_READ))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer that gives its memory back.
+struct Answer {
+    bytes: Vec<u8>,
+    spare: Spare,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let mut spare = self.spare.lock();
+        if spare.len() < MOST_SPARE && bytes.capacity() > FIRST_READ {
+            bytes.clear();
+            spare.push(bytes);
+        }
+    }
+}
+
 impl Shared {
     /// Makes exchanges until the stream is dropped, and then the one that says so.
     async fn drive(self: Arc<Self>) {
-        tokio::join!(self.work(true), self.work(false));
+        let spare = Spare::default();
+        let (second, more) = (Arc::clone(&self), spare.clone());
+        let second = tokio::spawn(async move { second.work(false, &more).await });
+        self.work(true, &spare).await;
+        let _ = second.await;
         let closing = {
             let mut state = self.lock();
             let is_due = state.fault.is_none() && state.conversation.wants_closing();
@@ -191,19 +232,19 @@ impl Shared {
         };
         if let Some(closing) = closing {
             // One try: what is not closed is dropped when it has been idle.
-            let _ = timeout(CLOSING, Line::new(&self.path).exchange(&closing)).await;
+            let _ = timeout(CLOSING, Line::new(&self.path, &spare).exchange(&closing)).await;
         }
     }
 
     /// One of the two that make exchanges, each on its own connection. The first one also acknowledges what was
     /// read where nothing else says so.
-    async fn work(&self, is_first: bool) {
-        let mut line = Line::new(&self.path);
+    async fn work(&self, is_first: bool, spare: &Spare) {
+        let mut line = Line::new(&self.path, spare);
         let mut trouble = Trouble::default();
         loop {
             let mut work = pin!(self.work.notified());
             work.as_mut().enable();
-            let (exchange, hush, owes) = {
+            let (exchange, hush, quiet) = {
                 let mut state = self.lock();
                 if state.is_dropped || state.fault.is_some() {
                     return;
@@ -211,25 +252,25 @@ impl Shared {
                 state.hush = state.hush.filter(|hush| Instant::now() < *hush);
                 let is_reading = state.is_reading && state.hush.is_none();
                 let exchange = state.conversation.next(is_reading, line.patience());
-                (exchange, state.hush, state.conversation.owes_acknowledgement())
+                (exchange, state.hush, state.conversation.acknowledges_after())
             };
             let exchange = if let Some(exchange) = exchange {
                 exchange
             } else {
                 let is_due = tokio::select! {
                     () = work => false,
-                    () = sleep(ACKNOWLEDGE), if is_first && owes => true,
+                    () = sleep(quiet.unwrap_or_default()), if is_first && quiet.is_some() => true,
                     () = sleep_until(hush.unwrap_or_else(Instant::now)), if is_first && hush.is_some() => false,
                     () = line.grow_old() => { line.connection = None; false }
                 };
                 let mut state = self.lock();
-                if !is_due || !state.conversation.owes_acknowledgement() {
+                if !is_due || state.conversation.acknowledges_after().is_none() {
                     continue;
                 }
                 state.conversation.acknowledgement()
             };
             let start = Instant::now();
-            let Some(outcome) = self.unless_dropped(line.exchange(&exchange)).await else { return };
+            let Some(outcome) = self.unless_over(line.exchange(&exchange)).await else { return };
             let took = start.elapsed();
             match self.settle(&exchange, outcome, took, &mut trouble) {
                 Ok(None) => trouble = Trouble::default(),
@@ -252,11 +293,14 @@ impl Shared {
         trouble: &mut Trouble,
     ) -> Result<Option<Duration>, AgentFault> {
         let mut state = self.lock();
-        if outcome.as_ref().is_ok_and(|(_, bytes)| !bytes.is_empty()) {
-            state.pause = SHORTEST_PAUSE;
-        } else if exchange.hold > HURRIED && took < exchange.hold / 2 {
-            state.hush = Some(Instant::now() + state.pause);
-            state.pause = (state.pause * 2).min(LONGEST_PAUSE);
+        match &outcome {
+            Ok((_, bytes)) if !bytes.is_empty() => state.pause = SHORTEST_PAUSE,
+            // Held shorter than it might have been.
+            Ok(_) if exchange.hold > HURRIED && took < exchange.hold / 2 => {
+                state.hush = Some(Instant::now() + state.pause);
+                state.pause = (state.pause * 2).min(LONGEST_PAUSE);
+            }
+            _ => {}
         }
         let (fault, is_worth_it) = match outcome {
             Ok((reply, bytes)) => match state.conversation.absorb(exchange.number, &reply, bytes) {
@@ -301,6 +345,16 @@ impl Shared {
         }
     }
 
+    /// The same, but an exchange whose answer is due at once may end by itself: who is in between would report it.
+    async fn unless_over<T>(&self, exchange: impl Future<Output = T>) -> Option<T> {
+        let mut exchange = pin!(exchange);
+        let done = self.unless_dropped(exchange.as_mut()).await;
+        if done.is_none() && self.lock().conversation.has_all() {
+            let _ = timeout(LAST_ONE, exchange).await;
+        }
+        done
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -309,12 +363,13 @@ impl Shared {
 /// A connection that is replaced before it is cut.
 struct Line<'a> {
     path: &'a Path,
+    spare: &'a Spare,
     connection: Option<(UnixStream, Instant)>,
 }
 
 impl<'a> Line<'a> {
-    fn new(path: &'a Path) -> Self {
-        Self { path, connection: None }
+    fn new(path: &'a Path, spare: &'a Spare) -> Self {
+        Self { path, spare, connection: None }
     }
 
     /// How long an answer may be held on this connection.
@@ -344,39 +399,39 @@ impl<'a> Line<'a> {
                 None => (UnixStream::connect(self.path).await?, Instant::now()),
             };
             socket.write_all(&exchange.message).await?;
-            let (kind, answer) = read_message(&mut socket, exchange.want + ANSWER_SLACK).await?;
-            io::Result::Ok((socket, born, kind, answer))
+            let mut answer = Answer { bytes: self.spare.take(), spare: self.spare.clone() };
+            let kind = read_message(&mut socket, &mut answer.bytes, exchange.want + ANSWER_SLACK).await?;
+            io::Result::Ok((socket, born, kind, Bytes::from_owner(answer)))
         };
         let outcome = timeout(exchange.hold + TRANSIT, whole).await.map_err(io::Error::from);
         let broken =
             |error: io::Error| AgentFault::Broken { path: self.path.to_owned(), problem: error.to_string() };
         let (socket, born, kind, answer) = outcome.and_then(|outcome| outcome).map_err(broken)?;
-        let answer = read_answer(self.path, kind, answer, exchange.want)?;
+        let answer = read_answer(self.path, kind, &answer.slice(wire::MESSAGE_HEAD..), exchange.want)?;
         self.connection = Some((socket, born));
         Ok(answer)
     }
 }
 
-/// Reads one message: its type and the rest.
-async fn read_message(socket: &mut UnixStream, longest: usize) -> io::Result<(u8, Vec<u8>)> {
+/// Reads one message: says its type, and fills `message` with the rest.
+async fn read_message(socket: &mut UnixStream, message: &mut Vec<u8>, longest: usize) -> io::Result<u8> {
     // A short answer is there in one piece.
-    let mut message = Vec::with_capacity(FIRST_READ);
     while message.len() < wire::MESSAGE_HEAD {
-        more(socket, &mut message).await?;
+        more(socket, message).await?;
     }
     let head = *message.first_chunk().ok_or(io::ErrorKind::InvalidData)?;
     let (length, kind) = wire::message_head(head)
         .filter(|(length, _)| *length <= longest)
         .ok_or_else(|| io::Error::other("its answer is too long"))?;
-    message.drain(..wire::MESSAGE_HEAD);
-    message.reserve_exact(length.saturating_sub(message.len()));
-    while message.len() < length {
-        more(socket, &mut message).await?;
+    let whole = wire::MESSAGE_HEAD + length;
+    message.reserve_exact(whole.saturating_sub(message.len()));
+    while message.len() < whole {
+        more(socket, message).await?;
     }
-    if message.len() > length {
+    if message.len() > whole {
         return Err(io::Error::other("it says more than it was asked"));
     }
-    Ok((kind, message))
+    Ok(kind)
 }
 
 async fn more(socket: &mut UnixStream, message: &mut Vec<u8>) -> io::Result<()> {
@@ -402,8 +457,9 @@ const MOUNTS: &str = "/run/buildkit";
 /// An agent answers from its memory. What is no agent at all may never answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 const FIRST_READ: usize = 4 << 10;
-/// So long after the last bytes were read the daemon hears of it, where nothing else is said.
-const ACKNOWLEDGE: Duration = Duration::from_millis(200);
+/// Two answers on their way, and some that wait for their turn or to be read.
+const MOST_SPARE: usize = 6;
+const LAST_ONE: Duration = Duration::from_millis(100);
 const CLOSING: Duration = Duration::from_secs(2);
 /// An empty answer to what might have been held this long, and was not.
 const HURRIED: Duration = Duration::from_millis(40);

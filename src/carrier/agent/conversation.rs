@@ -45,7 +45,7 @@ pub(super) struct Conversation {
     count: u64,
     /// An exchange was lost: what it asked for may have been sent.
     is_torn: bool,
-    /// Where bytes are missing, and how many exchanges had been made when that was seen.
+    /// Where bytes are missing, and the last exchange that may bring them.
     gap: Option<(u64, u64)>,
 }
 
@@ -136,9 +136,15 @@ impl Conversation {
         self.wanted(false) > 0
     }
 
-    /// Whether the daemon still holds much that has arrived here.
-    pub(super) fn owes_acknowledgement(&self) -> bool {
-        self.next - self.acknowledged > FEW && self.under_way.is_empty() && !self.has_all()
+    /// After how long the daemon has to hear of what has arrived, if nothing else is said: soon where it still
+    /// holds much of it, and now and then while it waits here to be read, lest the stream seem idle.
+    pub(super) fn acknowledges_after(&self) -> Option<Duration> {
+        if self.has_all() || !self.under_way.is_empty() {
+            return None;
+        }
+        let holds_much = self.next - self.acknowledged > FEW;
+        let later = (!self.ready.is_empty()).then_some(KEEP_ALIVE);
+        if holds_much { Some(ACKNOWLEDGE) } else { later }
     }
 
     /// The next exchange. `is_reading` where somebody waits for bytes; `patience` is how long an answer may be held
@@ -174,6 +180,9 @@ impl Conversation {
         };
         if want > 0 {
             self.is_torn = false;
+        }
+        if fills_gap.is_some() {
+            self.gap = Some((self.next, self.count));
         }
         self.acknowledged = self.next;
         self.under_way.push(under_way);
@@ -222,17 +231,19 @@ impl Conversation {
         self.acknowledged = 0;
     }
 
-    fn has_all(&self) -> bool {
+    /// Whether all that the daemon has to say has arrived.
+    pub(super) fn has_all(&self) -> bool {
         self.end == Some(self.next)
     }
 
     /// How many bytes to ask for.
     fn wanted(&self, is_reading: bool) -> usize {
         let readers = self.under_way.iter().filter(|other| other.want > 0).count();
-        let has_room = self.ready_length < self.reply_size;
+        // Two connections are not served alike: while one reply crawls, the other way may bring several.
+        let has_room = self.ready_length <= 2 * self.reply_size && self.early.len() < MOST_EARLY;
         let wants = match readers {
             0 => !self.has_all() && (is_reading || (self.is_bulk && has_room)),
-            1 => self.is_bulk && has_room && self.early.is_empty() && self.end.is_none(),
+            1 => self.gap_to_fill().is_some() || (self.is_bulk && has_room && self.end.is_none()),
             _ => false,
         };
         if wants { self.reply_size } else { 0 }
@@ -342,8 +353,14 @@ impl Conversation {
 const FIRST_FRAME: usize = 64 << 10;
 /// What may be written before the daemon has taken it.
 const MOST_PENDING: usize = LARGEST_REQUEST;
+/// So many replies may wait for one that is late.
+const MOST_EARLY: usize = 4;
 /// The daemon does not mind keeping so many bytes of a stream that is over.
 const FEW: u64 = 4 << 10;
+/// So long after the last bytes came the daemon hears of it, where nothing else is said.
+const ACKNOWLEDGE: Duration = Duration::from_millis(200);
+/// A third of the time after which the daemon drops an idle stream.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long an answer may be held that is owed.
 const LONG_HOLD: Duration = Duration::from_millis(1200);
 const SHORT_HOLD: Duration = Duration::from_millis(20);
@@ -417,10 +434,9 @@ mod tests {
         it.absorb(exchange.number, &reply(0, 3, true), bytes(first.want as usize)).unwrap();
         let (one, first) = next(&mut it);
         assert_eq!((first.want, first.fresh, first.acknowledged), (128 << 10, false, 64 << 10));
-        // The second one reads ahead only while there is room.
-        assert!(it.read(usize::MAX).is_some());
         let (two, second) = next(&mut it);
         assert!(second.fresh && it.next(true, LONG_HOLD).is_none());
+        assert!(it.read(usize::MAX).is_some());
         // The second answer is quicker, and nothing is lost or given twice.
         it.absorb(two.number, &reply(192 << 10, 3, true), bytes(10)).unwrap();
         assert!(it.read(99).is_none());
@@ -439,11 +455,13 @@ mod tests {
         // Somebody who is gone has taken 100 bytes; ours come behind them.
         it.absorb(two.number, &reply((64 << 10) + 100, 3, true), bytes(50)).unwrap();
         // The first may still bring them …
-        assert!(it.next(true, LONG_HOLD).is_none());
+        let (_, ahead) = next(&mut it);
+        assert!(ahead.fresh);
         it.absorb(one.number, &reply((64 << 10) + 150, 3, true), bytes(50)).unwrap();
         // … and did not.
         let (three, third) = next(&mut it);
         assert_eq!((third.fresh, third.want, third.acknowledged), (false, 100, 64 << 10));
+        assert!(it.next(true, LONG_HOLD).is_none());
         it.absorb(three.number, &reply(64 << 10, 3, true), bytes(100)).unwrap();
         assert_eq!(it.next, (64 << 10) + 200);
     }
@@ -460,6 +478,21 @@ mod tests {
         it.absorb(exchange.number, &reply(0, 3, false), Bytes::new()).unwrap();
         let (_, third) = next(&mut it);
         assert_eq!((third.offset, third.finish), (3, false));
+    }
+
+    #[test]
+    fn daemon_hears_of_what_waits_to_be_read() {
+        let mut it = conversation();
+        let (exchange, _) = next(&mut it);
+        assert_eq!(it.acknowledges_after(), None, "an exchange is on its way");
+        it.absorb(exchange.number, &reply(0, 3, false), bytes(9000)).unwrap();
+        assert_eq!(it.acknowledges_after(), Some(ACKNOWLEDGE));
+        let exchange = it.acknowledgement();
+        assert_eq!((request(&exchange).acknowledged, request(&exchange).want), (9000, 0));
+        it.absorb(exchange.number, &reply(9000, 3, false), Bytes::new()).unwrap();
+        assert_eq!(it.acknowledges_after(), Some(KEEP_ALIVE));
+        it.read(9000);
+        assert_eq!(it.acknowledges_after(), None);
     }
 
     #[test]

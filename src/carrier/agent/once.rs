@@ -76,17 +76,17 @@ pub(super) fn random_name() -> Result<StreamId, AgentFault> {
 pub(super) fn read_answer(
     path: &Path,
     kind: u8,
-    answer: Vec<u8>,
+    answer: &Bytes,
     want: usize,
 ) -> Result<(Reply, Bytes), AgentFault> {
     match kind {
         wire::SIGN_ANSWER => {
             let nonsense = |fault| AgentFault::Nonsense { path: path.to_owned(), fault };
-            let (reply, place) = wire::parse_answer(&answer, want).map_err(nonsense)?;
+            let (reply, place) = wire::parse_answer(answer, want).map_err(nonsense)?;
             if reply.status == Status::Version {
                 return Err(nonsense(FrameFault::Malformed("the daemon is of another version")));
             }
-            Ok((reply, Bytes::from(answer).slice(place)))
+            Ok((reply, answer.slice(place)))
         }
         wire::FAILURE => Err(AgentFault::Gone(path.to_owned())),
         _ => Err(AgentFault::Nonsense { path: path.to_owned(), fault: FrameFault::Foreign }),
@@ -161,7 +161,7 @@ impl Line<'_> {
             .and_then(|()| read_message(&mut socket, exchange.want + ANSWER_SLACK, until))
             .map_err(broken)?;
         self.socket = Some((socket, born));
-        read_answer(self.path, kind, answer, exchange.want)
+        read_answer(self.path, kind, &Bytes::from(answer), exchange.want)
     }
 }
 
