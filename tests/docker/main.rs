@@ -15,6 +15,7 @@ mod harness;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
+mod build;
 mod buildah;
 mod engine;
 mod guard;
