@@ -180,7 +180,7 @@ impl<E: Fault> From<E> for Failure {
             kind: error.kind(),
             message: printable(&error.to_string()),
             causes,
-            hint: error.hint(),
+            hint: error.hint().as_deref().map(printable),
             transient: error.is_transient(),
             retry_after: error.retry_after(),
         }
@@ -188,8 +188,9 @@ impl<E: Fault> From<E> for Failure {
 }
 
 /// Replaces control characters, so that text from elsewhere (an OAuth error description, a file name) can neither
-/// break a line nor drive a terminal.
+/// break a line nor drive a terminal; and those that turn the direction of writing, so that it reads as it is.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let turns = |c: char| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
 }

@@ -39,7 +39,7 @@ pub(super) struct Flags {
     /// Take over what `gcloud auth application-default login` wrote
     #[arg(long, conflicts_with_all = ["write", "account", "no_browser"])]
     adopt: bool,
-    /// Remove gcloud's file once the vault has what is in it
+    /// With --adopt: remove gcloud's file once the vault has what is in it
     #[arg(long = "move", requires = "adopt")]
     remove: bool,
 }

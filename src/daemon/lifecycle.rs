@@ -47,6 +47,8 @@ pub async fn run(daemon: Arc<Daemon>) {
         }
     }
     tracing::info!("draining");
+    #[cfg(target_os = "linux")]
+    tell_of_the_end(&daemon);
     for file in &own {
         file.remove();
     }
@@ -130,7 +132,7 @@ async fn removed(daemon: Arc<Daemon>, file: SocketFile) {
     }
 }
 
-/// Tells systemd that we are ready, alive and ending, where it listens.
+/// Tells systemd that we are ready and alive, where it listens.
 #[cfg(target_os = "linux")]
 fn init_system(daemon: &Arc<Daemon>, watching: &mut JoinSet<()>) {
     use sd_notify::{NotifyState, notify};
@@ -147,11 +149,14 @@ fn init_system(daemon: &Arc<Daemon>, watching: &mut JoinSet<()>) {
             }
         });
     }
-    let stopping = Arc::clone(daemon);
-    watching.spawn(async move {
-        stopping.stopping().await;
-        let _ = notify(&[NotifyState::Stopping]);
-    });
+}
+
+/// Tells it that the end has begun: here and now, since what watches goes with the end.
+#[cfg(target_os = "linux")]
+fn tell_of_the_end(daemon: &Daemon) {
+    if daemon.started_by != StartedBy::Helper {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    }
 }
 
 /// How often to look for the socket where the kernel does not tell.

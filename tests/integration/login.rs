@@ -484,14 +484,17 @@ fn a_code_is_exchanged_once_however_the_endpoint_fails() {
         (Fault::CloseAtOnce, "<p>localhost:"),
         (Fault::HalfBody, "broke off"),
         (Fault::not_json(), "not a token"),
-        (Fault::oauth_error("invalid_grant", "Bad \u{1b}[2J Request <b>"), "Bad  [2J Request &lt;b&gt;"),
+        (
+            Fault::oauth_error("invalid_grant", "Bad \u{1b}[2J \u{202e}Request <b>"),
+            "Bad  [2J  Request &lt;b&gt;",
+        ),
     ] {
         let before = sandbox.google.token_requests().len();
         sandbox.google.token_faults(vec![fault]);
         let (page, run) = fail_to_sign_in(&sandbox, &Consent::given(), &[]);
         assert!(page.body.contains(word), "{word}: {page:?}");
         assert_eq!(run.code, Some(3), "{run:?}");
-        assert!(!run.stderr.contains('\u{1b}'), "{run:?}");
+        assert!(!run.stderr.contains(['\u{1b}', '\u{202e}']), "{run:?}");
         assert_eq!(sandbox.google.token_requests().len(), before + 1, "{word}");
     }
     assert!(logins(&sandbox).is_empty());

@@ -344,3 +344,15 @@ fn a_full_or_read_only_disk_costs_no_login_whose_tokens_change() {
         assert!(requests.iter().all(|request| request.status == 200), "{requests:?}");
     }
 }
+
+#[test]
+fn a_full_or_read_only_disk_is_found_before_a_person_is_asked() {
+    let (sandbox, _) = signed_in(&[]);
+    let script = "login() { valetkey login --no-browser </dev/null && echo kept; }\n\
+                  fill; login; rm $S/full; mount -o remount,ro $S; login; mount -o remount,rw $S; ask >/dev/null";
+    let Some(run) = with_small_state(&sandbox, script) else { return };
+    assert_eq!(run.stdout, "", "{run:?}");
+    assert_eq!(run.stderr.matches("error: cannot write ").count(), 2, "{run:?}");
+    assert!(!run.stderr.contains("http://"), "somebody was sent to a browser: {run:?}");
+    assert_given(&helper(&sandbox));
+}
