@@ -27,7 +27,8 @@ impl Scene {
 
     /// Everything that a build may have left anywhere, searched for every secret that there ever was.
     fn hunt(&self, built: &Built, exported: &Exported, stores: Vec<Place>) {
-        let mut places = vec![exported.place(), Place::Text("the log".into(), built.log.clone().into_bytes())];
+        let mut places =
+            vec![exported.place(), Place::Text("the log".into(), built.log.clone().into_bytes())];
         places.extend(stores);
         let found = hunt(&places, &self.sandbox.google.secrets());
         assert!(found.is_empty(), "{found:?}");
