@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::Builder;
@@ -50,6 +51,9 @@ pub type Stream = Box<dyn Duplex>;
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
+/// The body of a request. One type for all, because each one makes a copy of the client in the program.
+pub type Sent = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, Error)]
@@ -144,10 +148,9 @@ impl Way {
         patience: Duration,
     ) -> Result<(StatusCode, Bytes), WayFault> {
         let whole = async {
-            let request = Request::new(Empty::<Bytes>::new());
-            let (mut head, body) = request.into_parts();
-            head.uri = hyper::Uri::from_static(target);
-            let (response, _task) = self.exchange(Request::from_parts(head, body), BUSY).await?;
+            let mut request = Request::new(nothing());
+            *request.uri_mut() = hyper::Uri::from_static(target);
+            let (response, _task) = self.exchange(request, BUSY).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), LARGEST).collect().await;
             Ok((status, body.map_err(|_| WayFault::TooLong(self.path().to_owned()))?.to_bytes()))
@@ -160,10 +163,7 @@ impl Way {
     ///
     /// # Errors
     /// When there is no daemon, or no head within its time, counted from the last piece of the request's body.
-    pub async fn send<B>(&self, request: Request<B>) -> Result<Response<Answer>, WayFault>
-    where
-        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
-    {
+    pub async fn send(&self, request: Request<Sent>) -> Result<Response<Answer>, WayFault> {
         let repeatable =
             matches!(*request.method(), Method::GET | Method::HEAD) && request.body().is_end_stream();
         if !repeatable {
@@ -182,7 +182,7 @@ impl Way {
     ) -> Result<(Response<Incoming>, StreamTask), WayFault> {
         let mut left = MOST_REPEATS;
         loop {
-            let again = Request::from_parts(head.clone(), Empty::<Bytes>::new());
+            let again = Request::from_parts(head.clone(), nothing());
             match self.exchange(again, RESTART).await {
                 Err(WayFault::Broken { .. }) if left > 0 => left -= 1,
                 outcome => return outcome,
@@ -190,14 +190,11 @@ impl Way {
         }
     }
 
-    async fn exchange<B>(
+    async fn exchange(
         &self,
-        mut request: Request<B>,
+        mut request: Request<Sent>,
         patience: Duration,
-    ) -> Result<(Response<Incoming>, StreamTask), WayFault>
-    where
-        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
-    {
+    ) -> Result<(Response<Incoming>, StreamTask), WayFault> {
         request.headers_mut().insert(HOST, HeaderValue::from_static("valetkey"));
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         let broken = |source| WayFault::Broken { path: self.path().to_owned(), source };
@@ -247,6 +244,10 @@ impl Way {
     }
 }
 
+fn nothing() -> Sent {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
 /// What a socket says whose daemon may be back in a moment.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound, WouldBlock};
@@ -265,12 +266,12 @@ impl Drop for StreamTask {
 
 /// A stream on which writing never fails, because the other side may have refused an upload, said why, and stopped
 /// listening. What counts is what there is to read.
-struct Deaf<S> {
-    stream: S,
+struct Deaf {
+    stream: Stream,
     deaf: bool,
 }
 
-impl<S: AsyncWrite + Unpin> Deaf<S> {
+impl Deaf {
     fn heed<T>(&mut self, poll: Poll<io::Result<T>>, instead: T) -> Poll<io::Result<T>> {
         match poll {
             Poll::Ready(Err(_)) => {
@@ -282,7 +283,7 @@ impl<S: AsyncWrite + Unpin> Deaf<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Deaf<S> {
+impl AsyncRead for Deaf {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -292,7 +293,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Deaf<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Deaf<S> {
+impl AsyncWrite for Deaf {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -320,19 +321,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Deaf<S> {
 }
 
 /// A body that counts what is taken of it.
-struct Counted<B> {
-    body: B,
+struct Counted {
+    body: Sent,
     moved: Arc<AtomicU64>,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
+impl Body for Counted {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let poll = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &poll {
             let length = frame.data_ref().map_or(0, Bytes::len) as u64;

@@ -4,7 +4,9 @@
 //! and nothing in it is read. Beside that the port serves the daemon's index and registry paths. Anything else is
 //! refused with a sentence. No token is in this process, and no request leaves it with one.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use super::intercept::{self, Courier, Reply, sentence};
 use super::tunnel::{self, Destination};
 use crate::carrier::tcp;
 use crate::client::granted::HostPattern;
+use crate::client::stream::Stream;
 use crate::http::proxy::ProxyConnector;
 use crate::sys;
 
@@ -36,7 +39,7 @@ struct Shared {
     port: u16,
     hosts: Vec<HostPattern>,
     authority: Authority,
-    courier: Courier,
+    courier: Arc<Courier>,
     beyond: ProxyConnector,
 }
 
@@ -48,7 +51,7 @@ enum Next {
     Tunnel(OnUpgrade, TcpStream),
 }
 
-type Slot = Mutex<Option<Next>>;
+type Slot = Arc<Mutex<Option<Next>>>;
 
 impl Forwarder {
     #[must_use]
@@ -59,7 +62,7 @@ impl Forwarder {
         courier: Courier,
         beyond: ProxyConnector,
     ) -> Self {
-        Self(Arc::new(Shared { port, hosts, authority, courier, beyond }))
+        Self(Arc::new(Shared { port, hosts, authority, courier: Arc::new(courier), beyond }))
     }
 
     /// Serves what comes to this listener, on that port of 127.0.0.1, until it is dropped, which ends every connection.
@@ -97,19 +100,19 @@ impl Shared {
         let Some(stream) = check_peer(stream).await else { return };
         let _ = stream.set_nodelay(true);
         let slot = Slot::default();
-        let service = service_fn(|request| {
-            let answer = self.answer(request, &slot);
-            async move { Ok::<_, std::convert::Infallible>(answer.await) }
-        });
-        // An error here is the peer's: it went away or did not speak HTTP. hyper has answered what can be answered.
-        let _ = connection().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+        let (shared, plan) = (Arc::clone(&self), Arc::clone(&slot));
+        let handle = move |request| -> Answering {
+            let (shared, plan) = (Arc::clone(&shared), Arc::clone(&plan));
+            Box::pin(async move { shared.answer(request, &plan).await })
+        };
+        serve_http(Box::new(stream), Box::new(handle)).await;
         let next = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         match next {
             Some(Next::Intercept(upgrade, to)) => {
                 if let Some(stream) = upgraded(upgrade).await
                     && let Ok(config) = self.authority.server_config(&to.host)
                 {
-                    intercept::serve(stream, config, &to, &self.courier).await;
+                    intercept::serve(Box::new(stream), config, to, Arc::clone(&self.courier)).await;
                 }
             }
             Some(Next::Tunnel(upgrade, beyond)) => {
@@ -165,15 +168,25 @@ impl Shared {
     }
 }
 
-/// The limits of every HTTP connection that this program serves.
-pub(super) fn connection() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
+pub(super) type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
+type Handle = Box<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>;
+
+/// Serves one connection, with every limit set. Boxes, because each kind of connection would make another copy of the
+/// server in the program.
+pub(super) async fn serve_http(stream: Stream, handle: Handle) {
+    let service = service_fn(|request| {
+        let answer = handle(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    // An error here is the peer's: it went away or did not speak HTTP. hyper has answered what can be answered.
+    let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
         .max_buf_size(LARGEST_HEAD)
-        .max_headers(MOST_HEADERS);
-    builder
+        .max_headers(MOST_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
 }
 
 async fn upgraded(upgrade: OnUpgrade) -> Option<TokioIo<hyper::upgrade::Upgraded>> {

@@ -19,17 +19,14 @@ use hyper::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::forward::connection;
+use super::forward::{Answering, serve_http};
 use super::tunnel::Destination;
-use crate::client::stream::Way;
+use crate::client::stream::{Stream, Way};
 use crate::error::Failure;
 use crate::http::headers::PROBLEM;
 use crate::http::server::failure_from_problem;
@@ -70,7 +67,7 @@ impl Courier {
         head.headers.remove(HOST);
         // Whoever waits for "100 Continue" gets it from us, when the body is wanted.
         head.headers.remove(EXPECT);
-        match self.way.send(Request::from_parts(head, Upload(Some(body)))).await {
+        match self.way.send(Request::from_parts(head, Upload(Some(body)).boxed_unsync())).await {
             Ok(answer) => {
                 let mut answer = self
                     .note_refusal(answer.map(|body| body.map_err(BoxError::from).boxed_unsync()), asked)
@@ -168,25 +165,23 @@ impl Drop for Upload {
 }
 
 /// Serves the connection of a client to a granted host.
-pub(super) async fn serve<S>(stream: S, config: Arc<ServerConfig>, to: &Destination, courier: &Courier)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub(super) async fn serve(stream: Stream, config: Arc<ServerConfig>, to: Destination, courier: Arc<Courier>) {
     let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME, TlsAcceptor::from(config).accept(stream)).await else {
         return;
     };
-    let service = service_fn(|request: Request<Incoming>| async move {
-        let reply = match target(&request, to) {
-            Ok(target) => {
-                let asked = format!("https://{}{}", shown(to), request.uri().path());
-                courier.carry(target, request, Some(&asked)).await
+    let handle = move |request: Request<Incoming>| -> Answering {
+        let (to, courier) = (to.clone(), Arc::clone(&courier));
+        Box::pin(async move {
+            match target(&request, &to) {
+                Ok(target) => {
+                    let asked = format!("https://{}{}", shown(&to), request.uri().path());
+                    courier.carry(target, request, Some(&asked)).await
+                }
+                Err((status, text)) => sentence(status, text),
             }
-            Err((status, text)) => sentence(status, text),
-        };
-        Ok::<_, std::convert::Infallible>(reply)
-    });
-    // An error here is the client's.
-    let _ = connection().serve_connection(TokioIo::new(stream), service).await;
+        })
+    };
+    serve_http(Box::new(stream), Box::new(handle)).await;
 }
 
 /// Where a request goes at the daemon. It has to be for the host that the connection was opened to.
