@@ -275,7 +275,7 @@ const ASSURED: usize = 4 << 10;
 /// What a chunk costs besides its bytes.
 const OVERHEAD: usize = 128;
 /// Below the size at which the C library asks the system for each block.
-const LARGEST_CHUNK: usize = 64 << 10;
+pub(super) const LARGEST_CHUNK: usize = 64 << 10;
 /// A chunk is not made smaller than this because room is short: it waits.
 const SMALLEST_CHUNK: usize = 1 << 10;
 
