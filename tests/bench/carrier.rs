@@ -133,7 +133,8 @@ impl Place {
 
     /// A build whose step needs nothing but the two sockets.
     fn context(&self, rounds: usize) -> PathBuf {
-        let mounts = "--mount=type=ssh,id=carried,target=/carried.sock --mount=type=ssh,id=bare,target=/bare.sock";
+        let mounts =
+            "--mount=type=ssh,id=carried,target=/carried.sock --mount=type=ssh,id=bare,target=/bare.sock";
         let text = format!(
             "FROM scratch\nCOPY carry /carry\n\
              RUN {mounts} [\"/carry\", \"race\", \"/carried.sock\", \"/bare.sock\", \"--rounds\", \"{rounds}\"]\n\
@@ -185,7 +186,14 @@ impl Engine {
             .arg(place.path("docker-run"))
             .arg("--pidfile")
             .arg(place.path("docker.pid"))
-            .args(["-H", &address, "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false"])
+            .args([
+                "-H",
+                &address,
+                "--bridge=none",
+                "--iptables=false",
+                "--ip6tables=false",
+                "--ip-masq=false",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);

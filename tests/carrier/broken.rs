@@ -116,7 +116,9 @@ async fn a_restart_of_the_daemon_ends_a_stream_with_a_sentence_and_the_next_one_
     let fault = error.get_ref().unwrap().downcast_ref::<AgentFault>().unwrap().clone();
     assert_eq!(fault, AgentFault::Forgotten(between.path().to_owned()));
     let line = Failure::from(fault).one_line();
-    assert!(line.ends_with("does not know this stream any more; run this step again: the daemon was restarted"));
+    assert!(
+        line.ends_with("does not know this stream any more; run this step again: the daemon was restarted")
+    );
     assert_given(&ask(&channel, "give 3000\n").await.unwrap(), 3000);
 }
 

@@ -110,7 +110,8 @@ impl OpenSsh {
     fn key(&self, name: &str) -> PathBuf {
         let path = self.top.path().join(name);
         if !path.exists() {
-            let mut command = self.command("/nowhere".into(), "ssh-keygen", &["-q", "-t", "ed25519", "-N", ""]);
+            let mut command =
+                self.command("/nowhere".into(), "ssh-keygen", &["-q", "-t", "ed25519", "-N", ""]);
             assert!(command.arg("-f").arg(&path).status().unwrap().success());
         }
         path
@@ -175,7 +176,8 @@ impl Sshd {
         }
         // Options come before the host, and what is to be run behind it.
         let options = more.iter().rposition(|word| word.contains('=')).map_or(0, |last| last + 1);
-        let options = more.iter().position(|word| *word == "-i").map_or(options, |place| options.max(place + 2));
+        let options =
+            more.iter().position(|word| *word == "-i").map_or(options, |place| options.max(place + 2));
         all.extend(&more[..options]);
         all.push("127.0.0.1");
         all.extend(&more[options..]);

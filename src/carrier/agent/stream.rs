@@ -56,11 +56,7 @@ impl AsyncRead for CarriedStream {
 }
 
 impl AsyncWrite for CarriedStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
 
@@ -316,14 +312,7 @@ impl Shared {
         let behind = offset + length as u64;
         state.sent = state.sent.max(behind);
         let more = behind < state.end;
-        Taken {
-            offset,
-            pieces,
-            length,
-            end: state.said_all && !more,
-            more,
-            accepted: state.received,
-        }
+        Taken { offset, pieces, length, end: state.said_all && !more, more, accepted: state.received }
     }
 
     /// Both sides are done, up to a few bytes that the client may have to be told again.
