@@ -92,7 +92,7 @@ impl Request {
         let mut reader = Reader::new(head)?;
         let [flags] = reader.take()?;
         let wait = Duration::from_millis(u16::from_be_bytes(reader.take()?).into());
-        let want = u32::from_be_bytes(reader.take()?);
+        let most = u32::from_be_bytes(reader.take()?);
         let stream = StreamId(reader.take()?);
         let offset = u64::from_be_bytes(reader.take()?);
         let acknowledged = u64::from_be_bytes(reader.take()?);
@@ -112,7 +112,7 @@ impl Request {
             close: flags & CLOSE != 0,
             fresh: flags & FRESH != 0,
             wait,
-            want,
+            want: most,
             offset,
             acknowledged,
         })
@@ -319,8 +319,8 @@ mod tests {
     fn requests() -> impl Strategy<Value = Request> {
         let flags = any::<[bool; 4]>();
         let numbers = (any::<[u8; 16]>(), any::<u16>(), any::<u32>(), 0..=u64::MAX >> 1, any::<u64>());
-        (flags, numbers).prop_map(|([open, finish, close, fresh], (id, wait, want, offset, acknowledged))| {
-            let wait = Duration::from_millis(wait.into());
+        (flags, numbers).prop_map(|([open, finish, close, fresh], (id, hold, want, offset, acknowledged))| {
+            let wait = Duration::from_millis(hold.into());
             Request { stream: StreamId(id), open, finish, close, fresh, wait, want, offset, acknowledged }
         })
     }

@@ -24,6 +24,7 @@ pub(crate) async fn both(carried: &Path, bare: &Path) {
         loop {
             let (line, _) = listener.accept().await.expect("a connection");
             let server = server.clone();
+            unix::widen(&line);
             tokio::spawn(async move { server.serve_connection(line, 0, ()).await });
         }
     });

@@ -2,7 +2,7 @@
 //!
 //! The daemon keeps what a stream has to say until the client has acknowledged it, so that an exchange can be
 //! repeated. Each direction of each stream is assured a little, so that all go on whatever the others do; what
-//! exceeds it comes out of one pool, of which a peer gets no more than its part. A [`Chunk`] counts from the moment
+//! exceeds it comes out of one pool, of which a peer gets no more than its part. A chunk counts from the moment
 //! its memory is allocated until the last holder lets go of it, which may be a slow connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -275,7 +275,7 @@ const ASSURED: usize = 4 << 10;
 /// What a chunk costs besides its bytes.
 const OVERHEAD: usize = 128;
 /// Below the size at which the C library asks the system for each block.
-const LARGEST_CHUNK: usize = 64 << 10;
+pub(super) const LARGEST_CHUNK: usize = 64 << 10;
 /// A chunk is not made smaller than this because room is short: it waits.
 const SMALLEST_CHUNK: usize = 1 << 10;
 

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::budget::Gauge;
+use super::budget::{Chunk, Gauge, LARGEST_CHUNK};
 
 /// One stream as the daemon's application sees it. Dropping it ends it behind what was written.
 #[derive(Debug)]
@@ -65,20 +65,31 @@ impl AsyncWrite for CarriedStream {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.lock().writable()?;
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        let mut state = self.0.lock();
+        state.writable()?;
         if wanted == 0 {
             return Poll::Ready(Ok(0));
         }
-        let Poll::Ready(mut chunk) = self.0.down.poll_reserve(context, wanted) else {
-            // An exchange that waits for more would wait in vain.
-            self.0.changed.notify_waiters();
-            return Poll::Pending;
+        if state.filling.as_ref().is_none_or(|chunk| chunk.room() == 0) {
+            state.seal();
+            // In bulk what comes next fits into the same chunk.
+            let is_bulk = state.end - state.acknowledged >= BULK;
+            drop(state);
+            let size = if is_bulk { wanted.max(LARGEST_CHUNK) } else { wanted };
+            let Poll::Ready(chunk) = self.0.down.poll_reserve(context, size) else {
+                // An exchange that waits for more would wait in vain.
+                self.0.changed.notify_waiters();
+                return Poll::Pending;
+            };
+            state = self.0.lock();
+            state.writable()?;
+            state.filling = Some(chunk);
+        }
+        let filled = match state.filling.as_mut() {
+            Some(chunk) => slices.iter().map(|slice| chunk.fill(slice)).sum(),
+            None => 0,
         };
-        let filled = slices.iter().map(|slice| chunk.fill(slice)).sum();
-        let mut state = self.0.lock();
-        state.writable()?;
-        state.kept.push_back(Bytes::from_owner(chunk));
         state.end += filled as u64;
         if state.end >= state.wake_at {
             state.wake_at = u64::MAX;
@@ -125,8 +136,9 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// What has not been acknowledged: from `acknowledged` to `end`.
+    /// What has not been acknowledged: from `acknowledged` to `end`, with `filling` behind it.
     kept: VecDeque<Bytes>,
+    filling: Option<Chunk>,
     acknowledged: u64,
     /// Everything before has been in some reply.
     sent: u64,
@@ -162,6 +174,7 @@ impl Shared {
     pub(super) fn new(down: Arc<Gauge>, up: Arc<Gauge>) -> Arc<Self> {
         let state = State {
             kept: VecDeque::new(),
+            filling: None,
             acknowledged: 0,
             sent: 0,
             end: 0,
@@ -280,6 +293,7 @@ impl Shared {
     /// Takes what is there, at most `most` bytes: what no reply has carried yet, or what is not acknowledged.
     pub(super) fn take(&self, fresh: bool, most: usize) -> Taken {
         let mut state = self.lock();
+        state.seal();
         let offset = state.position(fresh);
         let mut skip = usize::try_from(offset - state.acknowledged).unwrap_or(usize::MAX);
         let (mut pieces, mut length) = (Vec::new(), 0);
@@ -316,7 +330,7 @@ impl Shared {
     pub(super) fn reset(&self) {
         let mut state = self.lock();
         state.reset = true;
-        let kept = std::mem::take(&mut state.kept);
+        let kept = (std::mem::take(&mut state.kept), state.filling.take());
         let arrived = std::mem::take(&mut state.arrived);
         state.wake_reader();
         drop(state);
@@ -335,6 +349,12 @@ impl State {
         if self.reset || self.said_all { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     }
 
+    /// Nothing more goes into the last chunk.
+    fn seal(&mut self) {
+        let chunk = self.filling.take();
+        self.kept.extend(chunk.filter(|chunk| !chunk.as_ref().is_empty()).map(Bytes::from_owner));
+    }
+
     fn position(&self, fresh: bool) -> u64 {
         if fresh { self.sent } else { self.acknowledged }
     }
@@ -345,3 +365,6 @@ impl State {
         }
     }
 }
+
+/// A stream that has so much to say will have more.
+const BULK: u64 = 64 << 10;

@@ -1,0 +1,145 @@
+//! One connection of a stream's, which is replaced before it is cut, and the memory for what it brings.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::carrier::agent::AgentFault;
+use crate::carrier::agent::conversation::Exchange;
+use crate::carrier::agent::once::{ANSWER_SLACK, LAST_ANSWER, MOST_AGE, TRANSIT, read_answer};
+use crate::carrier::agent::wire;
+use crate::carrier::frame::Reply;
+
+/// A connection that is replaced before it is cut.
+pub(super) struct Line<'a> {
+    path: &'a Path,
+    spare: &'a Spare,
+    connection: Option<(UnixStream, Instant)>,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn new(path: &'a Path, spare: &'a Spare) -> Self {
+        Self { path, spare, connection: None }
+    }
+
+    /// How long an answer may be held on this connection.
+    pub(super) fn patience(&mut self) -> Duration {
+        let age = self.connection.as_ref().map_or(Duration::ZERO, |(_, born)| born.elapsed());
+        if age > MOST_AGE {
+            self.connection = None;
+            return LAST_ANSWER;
+        }
+        LAST_ANSWER.saturating_sub(age)
+    }
+
+    /// Until the connection is too old to be used again; for ever where there is none.
+    pub(super) async fn grow_old(&self) {
+        match &self.connection {
+            Some((_, born)) => sleep_until(*born + MOST_AGE).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Closes the connection, which is too old.
+    pub(super) fn close(&mut self) {
+        self.connection = None;
+    }
+
+    /// Makes an exchange, on the connection that is there or a new one.
+    pub(super) async fn exchange(&mut self, exchange: &Exchange) -> Result<(Reply, Bytes), AgentFault> {
+        // Taken out: a connection on which an exchange was given up is out of step.
+        let kept = self.connection.take();
+        let whole = async {
+            let (mut socket, born) = match kept {
+                Some(kept) => kept,
+                None => (UnixStream::connect(self.path).await?, Instant::now()),
+            };
+            socket.write_all(&exchange.message).await?;
+            let mut answer = Answer { bytes: self.spare.take(), spare: self.spare.clone() };
+            let kind = read_message(&mut socket, &mut answer.bytes, exchange.want + ANSWER_SLACK).await?;
+            io::Result::Ok((socket, born, kind, Bytes::from_owner(answer)))
+        };
+        let outcome = timeout(exchange.hold + TRANSIT, whole).await.map_err(io::Error::from);
+        let broken =
+            |error: io::Error| AgentFault::Broken { path: self.path.to_owned(), problem: error.to_string() };
+        let (socket, born, kind, answer) = outcome.and_then(|outcome| outcome).map_err(broken)?;
+        let answer = read_answer(self.path, kind, &answer.slice(wire::MESSAGE_HEAD..), exchange.want)?;
+        self.connection = Some((socket, born));
+        Ok(answer)
+    }
+}
+
+/// Reads one message: says its type, and fills `message` with the rest.
+async fn read_message(socket: &mut UnixStream, message: &mut Vec<u8>, longest: usize) -> io::Result<u8> {
+    // A short answer is there in one piece.
+    while message.len() < wire::MESSAGE_HEAD {
+        more(socket, message).await?;
+    }
+    let head = *message.first_chunk().ok_or(io::ErrorKind::InvalidData)?;
+    let (length, kind) = wire::message_head(head)
+        .filter(|(length, _)| *length <= longest)
+        .ok_or_else(|| io::Error::other("its answer is too long"))?;
+    let whole = wire::MESSAGE_HEAD + length;
+    message.reserve_exact(whole.saturating_sub(message.len()));
+    while message.len() < whole {
+        more(socket, message).await?;
+    }
+    if message.len() > whole {
+        return Err(io::Error::other("it says more than it was asked"));
+    }
+    Ok(kind)
+}
+
+async fn more(socket: &mut UnixStream, message: &mut Vec<u8>) -> io::Result<()> {
+    match socket.read_buf(message).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Memory for large answers, which is used again: new memory costs about as much as what is copied into it.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.lock().pop().unwrap_or_else(|| Vec::with_capacity(FIRST_READ))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer that gives its memory back.
+struct Answer {
+    bytes: Vec<u8>,
+    spare: Spare,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let mut spare = self.spare.lock();
+        if spare.len() < MOST_SPARE && bytes.capacity() > FIRST_READ {
+            bytes.clear();
+            spare.push(bytes);
+        }
+    }
+}
+
+const FIRST_READ: usize = 4 << 10;
+/// Two answers on their way, and some that wait for their turn or to be read.
+const MOST_SPARE: usize = 6;
