@@ -1,47 +1,9 @@
 //! `docker build` and `buildah bud` with one mounted socket: what is installed, and what is not left behind.
 
 use super::buildah::Buildah;
-use super::engine::{Built, Engine, Exported};
-use super::harness::hunt::{Place, hunt};
-use super::harness::{Daemon, Sandbox};
-
-/// A build with a daemon outside, and a socket that was opened for it.
-struct Scene {
-    sandbox: Sandbox,
-    flags: Vec<String>,
-}
-
-impl Scene {
-    /// The flags are those that `docker args` prints for the private repository.
-    fn new() -> (Self, Vec<String>) {
-        let sandbox = Sandbox::new();
-        sandbox.sign_in();
-        let repository = sandbox.google.index_url("acme", "private").replace("/simple/", "");
-        let flags = args(&sandbox, &[&repository]);
-        (Self { sandbox, flags: flags.clone() }, flags)
-    }
-
-    fn serve(&self) -> Daemon<'_> {
-        self.sandbox.serve()
-    }
-
-    /// Everything that a build may have left anywhere, searched for every secret that there ever was.
-    fn hunt(&self, built: &Built, exported: &Exported, stores: Vec<Place>) {
-        let mut places =
-            vec![exported.place(), Place::Text("the log".into(), built.log.clone().into_bytes())];
-        places.extend(stores);
-        let found = hunt(&places, &self.sandbox.google.secrets());
-        assert!(found.is_empty(), "{found:?}");
-        assert!(self.sandbox.google.secrets().iter().any(|secret| secret.starts_with("ya29.")));
-    }
-}
-
-/// What `docker args` prints.
-fn args(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
-    let run = sandbox.run(sandbox.valetkey().args(["docker", "args"]).args(words));
-    assert_eq!(run.code, Some(0), "{run:?}");
-    run.stdout.split_whitespace().map(str::to_owned).collect()
-}
+use super::engine::Engine;
+use super::harness::Sandbox;
+use super::scene::Scene;
 
 /// One step that installs with pip, as the README has it.
 fn dockerfile(base: &str, index: &str, before: &str) -> String {

@@ -5,6 +5,7 @@ use super::engine::{Engine, PATIENCE, Release, assert_success, unique};
 use super::harness::Sandbox;
 use super::prepared;
 use super::process::run;
+use super::scene::repository;
 
 /// `--volume DIRECTORY:…`, never the socket itself, and where it is; and the configuration, since the index of these
 /// tests is at a host that only it names.
@@ -72,6 +73,55 @@ fn a_running_container_survives_a_restart_of_the_daemon() {
     let _daemon = sandbox.serve();
     assert_success(&get());
     assert_success(&run(&mut engine.docker(&["kill", &name]), PATIENCE));
+}
+
+/// The directory that is for containers: repositories and no tokens, root and the owner, others once they are named. A
+/// remapped root is such another: the kernel says its uid on the host, whatever it is inside.
+#[test]
+fn the_mounted_directory_serves_root_and_others_once_they_are_named() {
+    let (Some(program), Some(engine)) = (prepared::static_program(), Engine::of(Release::Installed)) else {
+        return;
+    };
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    let terms = format!("[build]\nrepositories = [\"{}\"]\n", repository(&sandbox, "private"));
+    sandbox.configure(&terms);
+    let daemon = sandbox.serve();
+    let fetch = |uid: &str| {
+        let directory = format!("{}:/run/credentials", sandbox.runtime().join("container").display());
+        let program = format!("{}:/usr/bin/valetkey:ro", program.display());
+        let index = sandbox.index().replace("https://", "");
+        let get = format!(
+            "valetkey exec -- sh -c 'wget -q -O - $HTTPS_PROXY/registry/{index}acme-hello/ 2>&1' 2>&1"
+        );
+        let socket = "VALETKEY_SOCKET=/run/credentials/valetkey.sock";
+        let flags = ["--network", "none", "--user", uid, "--volume", &directory, "--volume", &program];
+        let command = ["--env", socket, engine.small(), "sh", "-c", &get];
+        let run = engine.run(&[flags.as_slice(), &command].concat());
+        sandbox.hear(run.stdout.as_bytes());
+        run
+    };
+    let served = |uid: &str| {
+        let run = fetch(uid);
+        assert_success(&run);
+        assert!(run.stdout.contains("acme_hello-"), "{run:?}");
+    };
+    let refused = |uid: &str| {
+        let run = fetch(uid);
+        assert_ne!(run.code, Some(0), "{run:?}");
+        assert!(run.stdout.contains(&format!("[build] peers = [{uid}]")), "{run:?}");
+    };
+    served("0");
+    refused("4711");
+    refused("100000");
+    sandbox.configure(&format!("{terms}peers = [4711, \"100000-165535\"]\n"));
+    refused("4711");
+    assert_success(&sandbox.run(sandbox.valetkey().arg("reload")));
+    for uid in ["0", "4711", "100000", "165535"] {
+        served(uid);
+    }
+    refused("165536");
+    assert!(daemon.log().contains("\"uid\":100000"), "{}", daemon.log());
 }
 
 /// Alpine's places without Alpine: busybox and its links, a user database, no loader and no library anywhere.

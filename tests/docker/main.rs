@@ -19,11 +19,16 @@ mod build;
 mod buildah;
 mod engine;
 mod guard;
+mod memory;
 mod prepared;
 mod process;
+mod scene;
 
 mod containers;
+mod downloads;
+mod hostile;
 mod image;
 mod leaks;
+mod lifetimes;
 mod names;
 mod rig;

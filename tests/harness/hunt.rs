@@ -122,7 +122,7 @@ impl Hunt {
         }
     }
 
-    fn match_bytes(&mut self, place: &str, bytes: &[u8]) {
+    pub fn match_bytes(&mut self, place: &str, bytes: &[u8]) {
         if let Some(hit) = self.automaton.find(bytes) {
             self.found.push(format!("{place} holds {}…", self.betrays[hit.pattern().as_usize()]));
         }
