@@ -63,12 +63,12 @@ async fn a_thousand_streams_of_one_peer_are_refused_beyond_its_limit_and_others_
 
 #[tokio::test]
 async fn idle_streams_are_dropped_and_busy_ones_are_not() {
-    let (idle, hold) = (Duration::from_secs(2), Duration::from_millis(100));
+    let (idle, hold) = (Duration::from_secs(1), Duration::from_millis(100));
     let outside = Outside::with(Limits { idle, hold, ..Limits::default() });
     let mut raw = Raw::connect(&outside.socket()).await;
     raw.exchange(request(1), b"hang\n").await;
     // Longer than the idle time, and never silent.
-    assert_given(&ask(&channel(&outside.socket()), "later 3500 10\n").await.unwrap(), 10);
+    assert_given(&ask(&channel(&outside.socket()), "later 2500 10\n").await.unwrap(), 10);
     assert_eq!(outside.budget.streams(), 0);
     // New ones all the time do not keep an idle one alive.
     raw.exchange(request(2), b"hang\n").await;
