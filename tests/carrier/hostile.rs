@@ -5,10 +5,10 @@ use std::time::Duration;
 use valetkey::carrier::agent::{Limits, wire};
 use valetkey::carrier::frame::{LARGEST_REQUEST, Status, StreamId};
 
+use super::in_time;
 use super::outside::{Outside, assert_given, channel};
 use super::raw::{Raw, named, request};
 use super::streams::ask;
-use super::{in_time, wait_until};
 
 #[tokio::test]
 async fn guessed_foreign_and_finished_names_answer_alike() {
@@ -63,13 +63,21 @@ async fn a_thousand_streams_of_one_peer_are_refused_beyond_its_limit_and_others_
 
 #[tokio::test]
 async fn idle_streams_are_dropped_and_busy_ones_are_not() {
-    let (idle, hold) = (Duration::from_millis(300), Duration::from_millis(100));
+    let (idle, hold) = (Duration::from_secs(1), Duration::from_millis(100));
     let outside = Outside::with(Limits { idle, hold, ..Limits::default() });
     let mut raw = Raw::connect(&outside.socket()).await;
     raw.exchange(request(1), b"hang\n").await;
     // Longer than the idle time, and never silent.
-    assert_given(&ask(&channel(&outside.socket()), "later 900 10\n").await.unwrap(), 10);
-    wait_until("the idle one is dropped", || outside.budget.streams() == 0).await;
+    assert_given(&ask(&channel(&outside.socket()), "later 2500 10\n").await.unwrap(), 10);
+    assert_eq!(outside.budget.streams(), 0);
+    // New ones all the time do not keep an idle one alive.
+    raw.exchange(request(2), b"hang\n").await;
+    let crowd = async {
+        while outside.budget.streams() > 0 {
+            ask(&channel(&outside.socket()), "give 1\n").await.unwrap();
+        }
+    };
+    in_time("the idle one is dropped", crowd).await;
     let mut late = request(1);
     late.open = false;
     assert_eq!(raw.exchange(late, b"").await.0.status, Status::Unknown);

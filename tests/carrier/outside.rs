@@ -31,6 +31,8 @@ impl Outside {
     }
 
     pub(crate) fn with(limits: Limits) -> Self {
+        // It takes a while to make, which is not to happen in the middle.
+        pattern(0, 0);
         let top = tempfile::Builder::new().prefix("vk").tempdir().unwrap();
         let mut outside = Self { budget: Budget::new(limits), top, daemons: Vec::new() };
         outside.listen("build.sock", &[("build.sock", 1000)]);

@@ -37,6 +37,8 @@ pub struct AgentServer<P> {
 pub struct Incoming<P> {
     table: Arc<Table>,
     new: mpsc::UnboundedReceiver<(CarriedStream, P)>,
+    /// When idle streams are looked for next.
+    sweep: Option<Instant>,
 }
 
 impl<P> AgentServer<P> {
@@ -46,7 +48,7 @@ impl<P> AgentServer<P> {
         // As many streams may wait as there may be: the budget bounds it.
         let (sender, receiver) = mpsc::unbounded_channel();
         let table = Table::new(budget);
-        let incoming = Incoming { table: Arc::clone(&table), new: receiver };
+        let incoming = Incoming { table: Arc::clone(&table), new: receiver, sweep: None };
         (Self { table, new: sender }, incoming)
     }
 
@@ -85,11 +87,18 @@ impl<P> Incoming<P> {
     /// The next stream; `None` when the server and all its connections are gone.
     pub async fn accept(&mut self) -> Option<(CarriedStream, P)> {
         loop {
-            // At rest there are no streams, and nothing wakes up.
-            let is_empty = self.table.is_empty();
+            // At rest there are no streams, and nothing wakes up. A crowd of new ones does not put it off.
+            let interval = self.table.sweep_interval();
+            self.sweep =
+                if self.table.is_empty() { None } else { self.sweep.or(Some(Instant::now() + interval)) };
+            let sweep = self.sweep.unwrap_or_else(Instant::now);
             tokio::select! {
+                biased;
+                () = sleep_until(sweep), if self.sweep.is_some() => {
+                    self.table.sweep();
+                    self.sweep = None;
+                }
                 new = self.new.recv() => return new,
-                () = sleep_until(Instant::now() + self.table.sweep_interval()), if !is_empty => self.table.sweep(),
             }
         }
     }
