@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::clock::parse_duration;
-use crate::config::listeners::{ExtraListener, Terms};
+use crate::config::listeners::{ExtraListener, Index, Terms};
 use crate::config::policy::Policy;
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
@@ -85,6 +85,8 @@ pub struct Config {
     pub build: Terms,
     /// Further listeners.
     pub listeners: Vec<ExtraListener>,
+    /// The merged Python index.
+    pub index: Option<Index>,
     /// The ceiling.
     pub policy: Policy,
     /// Whether a helper may start the daemon.
@@ -308,6 +310,8 @@ impl Config {
             self.build = build;
         }
         self.listeners.extend(file.listener);
+        // As a whole: an order that two files make together is one that nobody has written.
+        self.index = file.index.or(self.index.take());
         self.auto_start = file.daemon.auto_start.unwrap_or(self.auto_start);
         self.idle = file.daemon.idle.unwrap_or(self.idle);
         self.log = file.log.unwrap_or(self.log);
@@ -356,6 +360,7 @@ impl Default for Config {
             accounts: Vec::new(),
             build: Terms::default(),
             listeners: Vec::new(),
+            index: None,
             policy: Policy::default(),
             auto_start: true,
             idle: Duration::from_secs(3600),
@@ -379,6 +384,7 @@ struct File {
     account: Vec<AccountRule>,
     build: Option<Terms>,
     listener: Vec<ExtraListener>,
+    index: Option<Index>,
     daemon: Daemon,
 }
 
@@ -517,6 +523,12 @@ mod tests {
             "[[registry]]\nhost = \"A.test\"",
             "[[registry]]\nhost = \"a.test:99999\"",
             "redirect_hosts = [\"https://a.test\"]",
+            "[index]\nrepositories = []",
+            "[index]\npublic = \"https://a.test/simple/\"",
+            "[index]\nrepositories = [\"us/acme/private\"]\npublic = \"http://a.test/simple/\"",
+            "[index]\nrepositories = [\"us/acme/private\"]\npublic = \"https://a.test/simple/?x\"",
+            "[index]\nrepositories = [\"us/acme/private\"]\nprivate = [\"acme-*-x\"]",
+            "[index]\nrepositories = [\"us/acme/private\"]\nprivate = [\"\"]",
         ] {
             assert!(parse::<File>(Path::new("c"), wrong).is_err(), "{wrong}");
         }

@@ -5,6 +5,7 @@
 //! hand it anything.
 
 pub mod audit;
+mod indexing;
 pub mod instance;
 pub mod lifecycle;
 pub mod listener;
@@ -34,13 +35,14 @@ use crate::broker::choice::Sources;
 use crate::carrier::agent::{Budget, Limits};
 use crate::carrier::unix::{bind, inode};
 use crate::clock::Clock;
-use crate::config::listeners::{ExtraListener, Terms as Written};
+use crate::config::listeners::{ExtraListener, Index, Terms as Written};
 use crate::config::policy::Policy;
 use crate::daemon::audit::Log;
 use crate::daemon::opening::Opening;
 use crate::daemon::post::{Carrier, Post, Purpose};
 use crate::daemon::terms::Terms;
 use crate::error::{Failure, Kind};
+use crate::proxy::index::merge::{Known, Merged};
 use crate::proxy::{Proxy, TokenFuture, Wanted};
 
 /// Who started the daemon: decides whether it ends by itself, and whether a newer helper may replace it.
@@ -124,6 +126,8 @@ pub struct Loaded {
     /// On which terms builds and containers are served.
     pub build: Written,
     pub extra: Vec<ExtraListener>,
+    /// The merged Python index.
+    pub index: Option<Index>,
     pub policy: Policy,
 }
 
@@ -147,6 +151,8 @@ pub struct Daemon {
     /// Requests passed on, and the bytes of their answers.
     pub passed: AtomicU64,
     pub passed_bytes: AtomicU64,
+    /// The Python repositories that have answered with a page, whoever asked.
+    pub known: Known,
     posts: Mutex<Vec<Arc<Post>>>,
     own_file: OnceLock<SocketFile>,
     /// What the streams of all agent listeners share.
@@ -162,13 +168,16 @@ pub struct Daemon {
 struct Current {
     broker: Arc<Broker<Sources>>,
     proxy: Proxy,
+    merged: Option<Arc<Merged>>,
     build: Written,
     extra: Vec<ExtraListener>,
     policy: Policy,
 }
 
-impl From<Loaded> for Current {
-    fn from(loaded: Loaded) -> Self {
+impl TryFrom<Loaded> for Current {
+    type Error = Failure;
+
+    fn try_from(loaded: Loaded) -> Result<Self, Failure> {
         let broker = Arc::new(loaded.broker);
         let (http, hosts) = (broker.cache().upstream().world.http.clone(), broker.hosts().clone());
         let asked = Arc::clone(&broker);
@@ -176,13 +185,15 @@ impl From<Loaded> for Current {
             let broker = Arc::clone(&asked);
             Box::pin(async move { broker.token(&wanted.registry, wanted.access, wanted.refused).await })
         });
-        Self {
+        let merged = loaded.index.map(|index| indexing::merged(&index, &hosts)).transpose()?.map(Arc::new);
+        Ok(Self {
             broker,
             proxy: Proxy::new(http, hosts, tokens, loaded.redirect_hosts),
+            merged,
             build: loaded.build,
             extra: loaded.extra,
             policy: loaded.policy,
-        }
+        })
     }
 }
 
@@ -235,7 +246,7 @@ impl Daemon {
         let clock = Clock::system();
         let (opened, to_serve) = mpsc::unbounded_channel();
         Ok(Self {
-            current: RwLock::new(reload()?.into()),
+            current: RwLock::new(reload()?.try_into()?),
             reload,
             log,
             clock,
@@ -248,6 +259,7 @@ impl Daemon {
             refused: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             passed_bytes: AtomicU64::new(0),
+            known: Known::default(),
             posts: Mutex::default(),
             own_file: OnceLock::new(),
             streams: Budget::new(Limits::default()),
@@ -267,12 +279,18 @@ impl Daemon {
         self.current.read().unwrap_or_else(PoisonError::into_inner).proxy.clone()
     }
 
+    /// The merged Python index, where the configuration has one.
+    #[must_use]
+    pub fn merged(&self) -> Option<Arc<Merged>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).merged.clone()
+    }
+
     /// Reads the configuration again. A wrong one changes nothing.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn reload(&self) -> Result<(), Failure> {
-        let current: Current = (self.reload)()?.into();
+        let current: Current = (self.reload)()?.try_into()?;
         let posts = self.posts();
         let terms = posts.iter().map(|post| current.terms(&post.purpose)).collect::<Result<Vec<_>, _>>()?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;

@@ -158,14 +158,13 @@ fn ask(way: &Way) -> Result<Granted, Failure> {
 
 /// What is granted, where that is enough for what is ordered.
 fn proxied(granted: Granted, way: &Way, order: &Order) -> Result<Proxied, Failure> {
-    let serves_index = granted.index;
+    let serves_merged = granted.index;
     let proxied = granted.proxy.filter(|proxied| !proxied.hosts.is_empty());
     let proxied = proxied.ok_or_else(|| nothing_granted(way))?;
-    if order.index.is_some() && !serves_index {
-        let text = format!("the daemon at {} serves no index", way.path().display());
-        return Err(
-            Failure::new(Kind::Refused, text).with_hint("leave --index out, or configure an index there")
-        );
+    if order.index.as_deref() == Some(MERGED) && !serves_merged {
+        let text = format!("the daemon at {} serves no merged index", way.path().display());
+        return Err(Failure::new(Kind::Refused, text)
+            .with_hint("name a repository behind --index, or configure [index] where the daemon runs"));
     }
     Ok(proxied)
 }
@@ -262,4 +261,6 @@ async fn keep_awake(way: Way, idle: Duration) {
 /// Where the forwarder listens: a port that no known service has, below those that systems give out by themselves.
 pub const PORT: u16 = 18417;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The index that is there only where the configuration says what it merges.
+const MERGED: &str = "/simple/";
 const LARGEST_FILE: u64 = 1 << 20;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use hyper::body::{Body as HttpBody, Bytes};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use thiserror::Error;
 
 use self::redirect::{Hop, RedirectFault};
@@ -70,6 +70,8 @@ pub struct Passed {
     pub identity: Option<String>,
     /// What is taken of an upload's body.
     pub uploaded: Option<Progress>,
+    /// The address that answered, behind redirects.
+    pub answered: Option<Uri>,
     pub answer: Result<Response<Body>, Failure>,
 }
 
@@ -126,6 +128,7 @@ impl Proxy {
             token: None,
             identity: None,
             uploaded: None,
+            answered: None,
             answer: Ok(Response::new(Body::empty())),
         };
         passed.answer = self.answer(grant, access, request, &mut passed).await;
@@ -208,6 +211,7 @@ impl Proxy {
             let location = answer.headers().get(LOCATION);
             let Some(location) = location.filter(|_| is_redirect(answer.status()) && errand.is_followed())
             else {
+                passed.answered = Some(hop.uri);
                 return Ok(answer);
             };
             hops += 1;

@@ -8,7 +8,8 @@ use crate::client::Client;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::exec::{self, Order};
-use crate::registry::{Format, Hosts};
+use crate::proxy::index::Repository;
+use crate::registry::Hosts;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Flags {
@@ -58,17 +59,7 @@ fn index_path(repositories: &[String], client: &Client) -> Result<String, Failur
 
 /// `/index/HOST/PROJECT/REPOSITORY/simple/` for either form of a repository.
 fn repository_path(text: &str, hosts: &Hosts) -> Option<String> {
-    let url = match (text.contains("://"), text.split_once('/')) {
-        (true, _) => text.to_owned(),
-        (false, Some((location, rest))) => format!("https://{location}-python.pkg.dev/{rest}"),
-        (false, None) => return None,
-    };
-    let registry = hosts.resolve(&url).ok().filter(|registry| registry.format == Format::Python)?;
-    let (project, name) = registry.repository?;
-    let path = format!("{}/{project}/{name}", registry.host);
-    let rest = url.split_once(&path)?.1.trim_matches('/');
-    // What people copy: the repository itself, or its index.
-    matches!(rest, "" | "simple").then(|| format!("/index/{path}/simple/"))
+    Repository::parse(text, hosts).map(|repository| format!("/index/{}/simple/", repository.place()))
 }
 
 #[cfg(test)]

@@ -99,6 +99,7 @@ fn serve(
             redirect_hosts: config.redirect_hosts,
             build: config.build,
             extra: config.listeners,
+            index: config.index,
             policy: config.policy,
         })
     });

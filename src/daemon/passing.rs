@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::{Request, Response, Uri};
 
 use super::Daemon;
 use super::audit::Line;
@@ -13,9 +13,11 @@ use super::peer::Peer;
 use super::post::Post;
 use crate::ask::Access;
 use crate::clock::rfc3339;
+use crate::error::Failure;
 use crate::grant::ProxyGrant;
-use crate::http::body::{End, Progress};
+use crate::http::body::{Body, End, Progress};
 use crate::http::server::{Reply, problem};
+use crate::proxy::Passed;
 use crate::registry::Registry;
 use crate::secret::Fingerprint;
 
@@ -29,12 +31,9 @@ pub(super) async fn pass(
 ) -> Reply {
     let mut record = Record::new(daemon, &post.name, peer);
     let passed = daemon.proxy().pass(grant, request).await;
-    (record.registry, record.access) = (passed.registry, Some(passed.access));
-    (record.token, record.identity, record.uploaded) = (passed.token, passed.identity, passed.uploaded);
-    match passed.answer {
+    match record.note(passed).0 {
         Ok(answer) => {
             daemon.passed.fetch_add(1, Ordering::Relaxed);
-            record.status = Some(answer.status().as_u16());
             let still = Still { post: Arc::clone(post), uid: peer.uid, record: &record }.watch();
             answer.map(|body| body.guarded(still).at_end(move |end| record.close(end)))
         }
@@ -46,14 +45,14 @@ pub(super) async fn pass(
 }
 
 /// Whether an answer that is under way is still granted: a reload may have withdrawn it.
-struct Still<'a> {
-    post: Arc<Post>,
-    uid: u32,
-    record: &'a Record,
+pub(super) struct Still<'a> {
+    pub(super) post: Arc<Post>,
+    pub(super) uid: u32,
+    pub(super) record: &'a Record,
 }
 
 impl Still<'_> {
-    fn watch(self) -> impl Fn() -> bool + Send + use<> {
+    pub(super) fn watch(self) -> impl Fn() -> bool + Send + use<> {
         let (post, uid, access) = (self.post, self.uid, self.record.access);
         let registry = self.record.registry.clone();
         let first = post.terms();
@@ -69,7 +68,7 @@ impl Still<'_> {
 }
 
 /// What the line will say. Dropping it writes it.
-struct Record {
+pub(super) struct Record {
     daemon: Arc<Daemon>,
     listener: String,
     peer: Peer,
@@ -78,13 +77,13 @@ struct Record {
     token: Option<Fingerprint>,
     identity: Option<String>,
     uploaded: Option<Progress>,
-    status: Option<u16>,
+    pub(super) status: Option<u16>,
     bytes: Option<u64>,
-    verdict: String,
+    pub(super) verdict: String,
 }
 
 impl Record {
-    fn new(daemon: &Arc<Daemon>, listener: &str, peer: &Peer) -> Self {
+    pub(super) fn new(daemon: &Arc<Daemon>, listener: &str, peer: &Peer) -> Self {
         Self {
             daemon: Arc::clone(daemon),
             listener: listener.to_owned(),
@@ -100,7 +99,21 @@ impl Record {
         }
     }
 
-    fn close(mut self, end: End) {
+    /// Keeps what is to be told of it, and gives the answer and the address that it came from.
+    pub(super) fn note(&mut self, passed: Passed) -> (Result<Response<Body>, Failure>, Option<Uri>) {
+        (self.registry, self.access) = (passed.registry, Some(passed.access));
+        (self.token, self.identity, self.uploaded) = (passed.token, passed.identity, passed.uploaded);
+        self.status = passed.answer.as_ref().ok().map(|answer| answer.status().as_u16());
+        (passed.answer, passed.answered)
+    }
+
+    /// Another place is asked, with no token.
+    pub(super) fn note_public(&mut self, status: u16) {
+        (self.registry, self.token, self.identity) = (None, None, None);
+        self.status = Some(status);
+    }
+
+    pub(super) fn close(mut self, end: End) {
         self.bytes = Some(end.moved);
         self.verdict = (if end.whole { "passed" } else { "broken off" }).into();
     }

@@ -13,7 +13,7 @@ use super::audit::Line;
 use super::peer::Peer;
 use super::post::Post;
 use super::terms::Terms;
-use super::{Daemon, metrics, passing};
+use super::{Daemon, indexing, metrics, passing};
 use crate::ask::{Access, Ask};
 use crate::broker::Given;
 use crate::broker::choice::Candidate;
@@ -44,6 +44,8 @@ enum Route {
     Live,
     Ready,
     Registry,
+    Index,
+    Merged,
     Grant,
     Open,
 }
@@ -132,9 +134,15 @@ impl Routes {
             Some(Route::Registry) if let Some(grant) = &grant.proxy => {
                 passing::pass(daemon, &self.post, peer, grant, request).await
             }
+            Some(Route::Index) if let Some(grant) = &grant.proxy => {
+                indexing::Visit::new(daemon, &self.post, peer, grant).index(request).await
+            }
+            Some(Route::Merged) if let Some(grant) = &grant.proxy => {
+                indexing::Visit::new(daemon, &self.post, peer, grant).merged(&request).await
+            }
             Some(Route::Grant) => json_reply(describe(daemon, grant).to_string()),
             Some(Route::Open) => self.open(daemon, peer, request).await,
-            Some(Route::Registry) | None => {
+            Some(Route::Registry | Route::Index | Route::Merged) | None => {
                 problem(&Failure::new(Kind::NotFound, "there is nothing at this path"))
             }
         }
@@ -240,6 +248,12 @@ fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
     if path.starts_with(PREFIX) {
         return grant.proxy.is_some().then_some(Route::Registry);
     }
+    if path.starts_with(indexing::INDEX) {
+        return grant.proxy.is_some().then_some(Route::Index);
+    }
+    if path.starts_with(indexing::SIMPLE) && matches!(*method, Method::GET | Method::HEAD) {
+        return grant.proxy.is_some().then_some(Route::Merged);
+    }
     let route = match (method.as_str(), path) {
         ("POST", "/v1/credential") => Route::Credential(grant.credential?),
         ("GET", "/v1/grant") if grant.proxy.is_some() => Route::Grant,
@@ -278,7 +292,7 @@ fn describe(daemon: &Daemon, grant: &Grant) -> serde_json::Value {
             proxy.repositories.listed().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
         json!({"access": proxy.access.word(), "hosts": proxy.hosts(&hosts), "repositories": listed})
     });
-    json!({"proxy": proxy, "credential": grant.credential.map(Access::word), "index": false})
+    json!({"proxy": proxy, "credential": grant.credential.map(Access::word), "index": daemon.merged().is_some() && grant.proxy.is_some()})
 }
 
 /// The body of `GET /v1/status`. Its shape is documented in README.md and stable; it never holds a secret.
@@ -352,6 +366,8 @@ mod tests {
             (Method::POST, "/v1/credential/"),
             (Method::POST, "//v1/credential"),
             (Method::GET, "/registry/us-python.pkg.dev/acme/private/"),
+            (Method::GET, "/index/us-python.pkg.dev/acme/private/simple/x/"),
+            (Method::GET, "/simple/x/"),
         ] {
             assert_eq!(find(&reader, &method, path), None, "{method} {path}");
         }

@@ -141,7 +141,13 @@ pub fn json_reply(body: impl Into<Bytes>) -> Reply {
 /// A failure as an RFC 9457 problem document.
 #[must_use]
 pub fn problem(failure: &Failure) -> Reply {
-    let status = StatusCode::from_u16(failure.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    problem_with(failure, failure.kind.status())
+}
+
+/// The same with another status than that of its kind.
+#[must_use]
+pub fn problem_with(failure: &Failure, status: u16) -> Reply {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let document = json!({
         "type": format!("urn:valetkey:problem:{}", kind_word(failure.kind)),
         "title": failure.kind.title(),

@@ -68,7 +68,7 @@ impl<'a> Served<'a> {
             let clock = sources.world.clock;
             let broker = Broker::new(Hosts::new(&config.registries), sources, clock, Arc::default());
             let (build, policy) = (Default::default(), Default::default());
-            Ok(Loaded { broker, redirect_hosts: Vec::new(), build, extra: Vec::new(), policy })
+            Ok(Loaded { broker, redirect_hosts: Vec::new(), build, extra: Vec::new(), index: None, policy })
         });
         let (log, guard) = Log::to_file(&sandbox.path("narrow.log")).unwrap();
         let daemon = Daemon::new(reload, log, StartedBy::Helper, None, None).unwrap();

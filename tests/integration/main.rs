@@ -26,6 +26,7 @@ mod google_login;
 mod granting;
 mod identity;
 mod image;
+mod indexing;
 mod key_file;
 mod leak_hunt;
 mod login;

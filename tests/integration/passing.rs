@@ -11,31 +11,31 @@ use super::stand_in::{Authorization, Fault, RegistryRequest};
 
 /// An answer, as far as it came.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
     /// Whether the body is as long as the head says.
-    whole: bool,
+    pub(super) whole: bool,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The document of RFC 9457 that a failure is told with.
     #[track_caller]
-    fn problem(&self) -> Value {
+    pub(super) fn problem(&self) -> Value {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    fn read(bytes: &[u8], to_head: bool) -> Self {
+    pub(super) fn read(bytes: &[u8], to_head: bool) -> Self {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_else(|| {
             panic!("no head in {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(400)]))
         });
@@ -72,7 +72,7 @@ fn unchunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
 }
 
 /// Sends bytes and reads what comes until the end.
-fn exchange(sandbox: &Sandbox, request: &[u8]) -> Vec<u8> {
+pub(super) fn exchange(sandbox: &Sandbox, request: &[u8]) -> Vec<u8> {
     let mut stream = UnixStream::connect(sandbox.socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
     let _ = stream.write_all(request);
@@ -104,7 +104,7 @@ fn get(sandbox: &Sandbox, path: &str) -> Answer {
 }
 
 /// A sandbox with a sign-in and a daemon.
-fn setting(sandbox: &Sandbox) -> Daemon<'_> {
+pub(super) fn setting(sandbox: &Sandbox) -> Daemon<'_> {
     sandbox.sign_in();
     sandbox.serve()
 }
@@ -114,7 +114,7 @@ fn requests(sandbox: &Sandbox) -> Vec<RegistryRequest> {
 }
 
 /// The audit lines about requests that were passed on.
-fn lines(daemon: &Daemon<'_>, count: usize) -> Vec<Value> {
+pub(super) fn lines(daemon: &Daemon<'_>, count: usize) -> Vec<Value> {
     let lines = || -> Vec<Value> {
         let log = daemon.log();
         let parsed = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

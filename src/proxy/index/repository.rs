@@ -8,6 +8,7 @@ use std::fmt;
 use url::Url;
 
 use super::name::ProjectName;
+use crate::registry::{Format, Hosts};
 
 /// A repository that serves the Simple API at `https://HOST/PROJECT/REPOSITORY/simple/`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,6 +39,29 @@ impl Repository {
         // A host that the parser writes in another way is not the host that was granted.
         let simple = Url::parse(&text).ok().filter(|url| url.as_str() == text)?;
         Some(Self { simple })
+    }
+
+    /// Reads a repository as people write it: `LOCATION/PROJECT/REPOSITORY`, its URL, or that of its index. None where
+    /// it is no Python repository of a registry that may see a token.
+    #[must_use]
+    pub fn parse(text: &str, hosts: &Hosts) -> Option<Self> {
+        let url = match (text.contains("://"), text.split_once('/')) {
+            (true, _) => text.to_owned(),
+            (false, Some((location, rest))) => format!("https://{location}-python.pkg.dev/{rest}"),
+            (false, None) => return None,
+        };
+        let registry = hosts.resolve(&url).ok().filter(|registry| registry.format == Format::Python)?;
+        let (project, name) = registry.repository?;
+        let path = format!("{}/{project}/{name}", registry.host);
+        let rest = url.split_once(&path)?.1.trim_matches('/');
+        // What people copy: the repository itself, or its index.
+        matches!(rest, "" | "simple").then(|| Self::new(&registry.host, &project, &name)).flatten()
+    }
+
+    /// `HOST/PROJECT/REPOSITORY`
+    #[must_use]
+    pub fn place(&self) -> &str {
+        self.simple.as_str().trim_start_matches("https://").trim_end_matches("/simple/")
     }
 
     /// Where the names of all projects are, and below which its pages are.

@@ -212,6 +212,21 @@ impl Control {
         self.add_file(project, repo, name, &wheel.filename, wheel.content);
     }
 
+    /// From now on the repositories are there for everybody, as in a public index.
+    pub fn open_to_all(&self) {
+        self.state().open_to_all = true;
+    }
+
+    /// From now on pages come as JSON to whoever accepts it.
+    pub fn serve_json(&self) {
+        self.state().serves_json = true;
+    }
+
+    /// Takes a whole repository away.
+    pub fn remove_repository(&self, project: &str, repo: &str) {
+        self.state().repositories.remove(&format!("{project}/{repo}"));
+    }
+
     /// Publishes any file, sound or not. Returns whether it is new.
     pub fn add_file(
         &self,

@@ -30,6 +30,8 @@ pub enum Fault {
     CloseAtOnce,
     /// The true answer with its true `Content-Length`, but only the first half of its body; then closes.
     HalfBody,
+    /// The first half of the true answer's body, and then nothing more for as long as anybody waits.
+    HalfThenSilence,
     /// A 200 of this many bytes of white space, in chunks without a `Content-Length`.
     HugeBody(u64),
     /// Any text with the content type of JSON.
@@ -112,6 +114,7 @@ pub(super) enum Verdict {
 pub(super) enum Tweak {
     None,
     Half,
+    Stall,
     ExpiresIn(Option<Value>),
     Headers(Vec<(&'static str, &'static str)>),
 }
@@ -138,6 +141,7 @@ pub(super) async fn judge(fault: Option<Fault>) -> Verdict {
         Fault::Hang => std::future::pending().await,
         Fault::CloseAtOnce => Verdict::Close,
         Fault::HalfBody => Verdict::Proceed(Tweak::Half),
+        Fault::HalfThenSilence => Verdict::Proceed(Tweak::Stall),
         Fault::HugeBody(bytes) => {
             let mut response = json_text(200, String::new());
             *response.body_mut() = Body::Huge { left: bytes };
@@ -189,14 +193,17 @@ impl Tweak {
                 parts.headers.append(name, HeaderValue::from_static(value));
             }
         }
-        if !matches!(self, Self::Half) {
+        if !matches!(self, Self::Half | Self::Stall) {
             return Response::from_parts(parts, Body::whole(bytes));
         }
         let promised = bytes.len().max(2);
         parts.headers.insert(CONTENT_LENGTH, promised.into());
         let body = Body::Cut {
             half: Some(bytes.slice(..bytes.len() / 2)),
-            pause: Box::pin(tokio::time::sleep(Duration::from_millis(50))),
+            pause: Box::pin(tokio::time::sleep(match self {
+                Self::Stall => Duration::from_secs(3600),
+                _ => Duration::from_millis(50),
+            })),
         };
         Response::from_parts(parts, body)
     }

@@ -93,7 +93,9 @@ fn page(control: &Control, call: &Call, token: Option<&str>) -> Answer {
     if !writes && call.method != Method::GET && call.method != Method::HEAD {
         return Err(text(405, "method not allowed\n"));
     }
-    authorize(control, token, writes)?;
+    if !control.state().open_to_all {
+        authorize(control, token, writes)?;
+    }
     let segments: Vec<&str> = call.path.split('/').skip(1).collect();
     let (project, repo) = match segments.as_slice() {
         ["artifacts-downloads", "namespaces", project, "repositories", repo, ..] | [project, repo, _, ..] => {
@@ -110,7 +112,9 @@ fn page(control: &Control, call: &Call, token: Option<&str>) -> Answer {
         _ if writes => Err(text(405, "method not allowed\n")),
         ["artifacts-downloads", .., "downloads", random] => download(control, call, random),
         [_, _, "simple", name] if !name.is_empty() => Ok(redirect(301, &format!("{}/", call.path))),
-        [_, _, "simple", name, ""] if !name.is_empty() => listing(control, &repository, &normalize(name)),
+        [_, _, "simple", name, ""] if !name.is_empty() => {
+            listing(control, call, &repository, &normalize(name))
+        }
         [_, _, name, file] if *name != "simple" => file_redirect(control, project, repo, name, file),
         _ => Err(text(404, "404 page not found\n")),
     }
@@ -135,9 +139,18 @@ fn authorize(control: &Control, token: Option<&str>, writes: bool) -> Result<(),
     Ok(())
 }
 
-fn listing(control: &Control, repository: &str, name: &str) -> Answer {
+fn listing(control: &Control, call: &Call, repository: &str, name: &str) -> Answer {
     let state = control.state();
     let files = state.repositories[repository].get(name).ok_or_else(|| text(404, "404 page not found\n"))?;
+    if state.serves_json && call.header("accept").is_some_and(|accept| accept.contains(JSON)) {
+        let file = |(file, content): (&String, &Bytes)| {
+            let url = format!("../../{name}/{file}");
+            serde_json::json!({"filename": file, "url": url, "hashes": {"sha256": sha256(content)}, "size": content.len()})
+        };
+        let files: Vec<_> = files.iter().map(file).collect();
+        let page = serde_json::json!({"meta": {"api-version": "1.1"}, "name": name, "files": files});
+        return Ok(with_type(200, JSON, page.to_string()));
+    }
     let mut links = String::new();
     for (file, content) in files {
         let hash = sha256(content);
@@ -291,6 +304,8 @@ fn redirect(status: u16, location: &str) -> Response<Bytes> {
     add(&mut response, LOCATION, location);
     response
 }
+
+const JSON: &str = "application/vnd.pypi.simple.v1+json";
 
 fn forbidden() -> Response<Bytes> {
     text(403, "The caller does not have permission, or the resource does not exist.\n")

@@ -92,6 +92,10 @@ pub(super) struct State {
     pub(super) metadata_tokens: HashMap<Vec<String>, String>,
     pub(super) registry_faults: Vec<(String, Fault, bool)>,
     pub(super) repositories: HashMap<String, Repository>,
+    /// Whether the registry wants to know who asks.
+    pub(super) open_to_all: bool,
+    /// Whether pages come as JSON to whoever accepts it.
+    pub(super) serves_json: bool,
     /// What the random addresses that files redirect to stand for.
     pub(super) downloads: HashMap<String, Bytes>,
     pub(super) token_requests: Vec<TokenRequest>,
@@ -194,6 +198,8 @@ impl Default for State {
             metadata_tokens: HashMap::new(),
             registry_faults: Vec::new(),
             repositories: HashMap::new(),
+            open_to_all: false,
+            serves_json: false,
             downloads: HashMap::new(),
             token_requests: Vec::new(),
             authorizations: Vec::new(),

@@ -1,0 +1,457 @@
+//! The Python index at a listener: `/index/HOST/PROJECT/REPOSITORY/simple/…` and the merged `/simple/NAME/`.
+//!
+//! Every page of a registry is fetched through the proxy and within the listener's grant, so nothing is asked for that
+//! `/registry/` would not give, and each link is checked again when it is followed. Pages of the public index are
+//! fetched without any token. A page passes as it comes; one that breaks breaks its connection off, because half a page
+//! must never look like a whole one.
+
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use url::{Position, Url};
+
+use super::Daemon;
+use super::passing::{self, Record, Still};
+use super::peer::Peer;
+use super::post::Post;
+use crate::ask::Access;
+use crate::config::listeners::Index;
+use crate::error::{Failure, Kind, printable};
+use crate::grant::ProxyGrant;
+use crate::http::body::{Body, BoxError, End};
+use crate::http::client::HttpClient;
+use crate::http::server::{Reply, problem, problem_with};
+use crate::proxy::index::merge::{Answer, Fetch, MergeFault, Merged, Place, Query};
+use crate::proxy::index::negotiate::NegotiationFault;
+use crate::proxy::index::{Accept, Admits, Links, Mount, ProjectName, Repository, Rewriter, Target};
+use crate::proxy::{Proxy, redirect, target};
+use crate::registry::Hosts;
+
+/// Where the index of one repository is.
+pub(super) const INDEX: &str = "/index/";
+/// Where the merged index is.
+pub(super) const SIMPLE: &str = "/simple/";
+
+/// What the configuration says is merged.
+///
+/// # Errors
+/// When a part of it is not what it should be.
+pub(super) fn merged(written: &Index, hosts: &Hosts) -> Result<Merged, Failure> {
+    let repository = |text: &String| {
+        Repository::parse(text, hosts).ok_or_else(|| {
+            let text = format!("[index] repositories: {text:?} is no Python repository");
+            Failure::new(Kind::Configuration, text)
+                .with_hint("write it as LOCATION/PROJECT/REPOSITORY or as its https URL")
+        })
+    };
+    let root = |text: &String| {
+        let slash = if text.ends_with('/') { "" } else { "/" };
+        Url::parse(&format!("{text}{slash}")).map_err(|_| {
+            Failure::new(Kind::Configuration, format!("[index] public: {text:?} is not the URL of an index"))
+        })
+    };
+    Ok(Merged {
+        repositories: written.repositories.iter().map(repository).collect::<Result<_, _>>()?,
+        private: written.private.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+        public: written.public.as_ref().map(root).transpose()?,
+    })
+}
+
+/// One request, and who makes it.
+pub(super) struct Visit<'a> {
+    daemon: &'a Arc<Daemon>,
+    post: &'a Arc<Post>,
+    peer: &'a Peer,
+    grant: &'a ProxyGrant,
+}
+
+impl<'a> Visit<'a> {
+    pub(super) fn new(
+        daemon: &'a Arc<Daemon>,
+        post: &'a Arc<Post>,
+        peer: &'a Peer,
+        grant: &'a ProxyGrant,
+    ) -> Self {
+        Self { daemon, post, peer, grant }
+    }
+
+    /// Answers a request below `/index/`. What is no page, files and uploads, is the registry's.
+    pub(super) async fn index(self, request: Request<Incoming>) -> Reply {
+        let below = request.uri().path().strip_prefix(INDEX).unwrap_or_default();
+        let wanted = match Target::parse(below) {
+            Some(wanted) if is_plain(&request) => wanted,
+            _ => return problem(&nowhere()),
+        };
+        let (repository, url) = match wanted {
+            Target::Names(repository) if is_read(&request) => {
+                let names = repository.simple().clone();
+                (repository, names)
+            }
+            Target::Page(repository, name) if is_read(&request) => {
+                let page = repository.page(&name);
+                (repository, page)
+            }
+            _ => return self.registry(request).await,
+        };
+        let mut record = self.record();
+        match self.page(&mut record, &repository, &url, &request).await {
+            Ok(Ok((reply, rewriter))) => self.send(record, reply, Some(rewriter), is_head(&request)),
+            Ok(Err(refusal)) => self.send(record, refusal, None, is_head(&request)),
+            Err((failure, status)) => fail(record, &failure, status),
+        }
+    }
+
+    /// As if it had been asked for below `/registry/`.
+    async fn registry(self, request: Request<Incoming>) -> Reply {
+        let (mut head, body) = request.into_parts();
+        let target = head.uri.path_and_query().map_or("", |path| path.as_str());
+        let target = format!("{}{}", target::PREFIX, target.strip_prefix(INDEX).unwrap_or_default());
+        let Ok(uri) = target.parse() else { return problem(&nowhere()) };
+        head.uri = uri;
+        passing::pass(self.daemon, self.post, self.peer, self.grant, Request::from_parts(head, body)).await
+    }
+
+    /// A page of a repository, to be rewritten; or what the registry says in its place, which passes.
+    async fn page(
+        &self,
+        record: &mut Record,
+        repository: &Repository,
+        url: &Url,
+        request: &Request<Incoming>,
+    ) -> Result<Result<(Reply, Rewriter), Reply>, (Failure, u16)> {
+        let accept = accepted(request).map_err(negotiation)?;
+        let passed =
+            self.daemon.proxy().pass(self.grant, question(url, &accept.header()).map_err(own)?).await;
+        let (answer, answered) = record.note(passed);
+        let mut answer = answer.map_err(own)?;
+        let status = answer.status();
+        if status.is_client_error() || status.is_server_error() {
+            return Ok(Err(answer));
+        }
+        if status != StatusCode::OK {
+            let text = format!("{repository} answered with the status {} for a page", status.as_u16());
+            return Err(own(Failure::new(Kind::Upstream, text)));
+        }
+        check_encoding(answer.headers()).map_err(own)?;
+        let (format, content_type) =
+            accept.admit(text_of(answer.headers(), &header::CONTENT_TYPE)).map_err(negotiation)?;
+        let answered = address(answered.as_ref(), url).map_err(own)?;
+        if answered.as_str().starts_with(repository.simple().as_str()) {
+            self.daemon.known.remember(repository);
+        }
+        let mount = Mount::relative(request.uri().path());
+        let links = Links::of_registry(&answered, mount, self.admits());
+        let headers = answer.headers_mut();
+        for name in OF_OTHER_BYTES {
+            headers.remove(name);
+        }
+        headers.insert(header::CONTENT_TYPE, value(&content_type));
+        headers.insert(header::VARY, HeaderValue::from_static("accept"));
+        Ok(Ok((answer, Rewriter::new(format, links))))
+    }
+
+    /// Answers a request below `/simple/`.
+    pub(super) async fn merged(self, request: &Request<Incoming>) -> Reply {
+        let path = request.uri().path();
+        let name = path.strip_prefix(SIMPLE).unwrap_or_default();
+        let name = name.strip_suffix('/').unwrap_or(name);
+        let Some(merged) = self.daemon.merged() else {
+            return problem(&nowhere().with_hint("the merged index is configured as [index] in config.toml"));
+        };
+        let Ok(name) = name.parse::<ProjectName>() else {
+            let text = "the merged index has pages of projects only, and no list of them";
+            return problem(&Failure::new(Kind::NotFound, text));
+        };
+        if !is_plain(request) {
+            return problem(&nowhere());
+        }
+        let accept = match accepted(request) {
+            Ok(accept) => accept,
+            Err(fault) => {
+                let (failure, status) = negotiation(fault);
+                return fail(self.record(), &failure, status);
+            }
+        };
+        let fetcher = Fetcher {
+            proxy: self.daemon.proxy(),
+            grant: self.grant,
+            http: self.daemon.broker().cache().upstream().world.http.clone(),
+            record: Mutex::new(self.record()),
+        };
+        let query = Query { name: &name, accept: &accept, mount: Mount::relative(path) };
+        let found = merged.find(&fetcher, &self.daemon.known, &self.admits(), query).await;
+        let record = fetcher.record.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(found) => {
+                let mut reply = Response::new(found.body);
+                let headers = reply.headers_mut();
+                headers.insert(header::CONTENT_TYPE, value(&found.content_type));
+                headers.insert(header::VARY, HeaderValue::from_static("accept"));
+                // The next time another place may have it.
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                let rewriter = Rewriter::new(found.format, found.links);
+                match found.place {
+                    Place::Repository(_) => self.send(record, reply, Some(rewriter), is_head(request)),
+                    Place::Public(_) => self.send_public(record, reply, rewriter, is_head(request)),
+                }
+            }
+            Err(fault) => {
+                let status = match &fault {
+                    MergeFault::Form { source: NegotiationFault::NotAcceptable, .. } => {
+                        NegotiationFault::STATUS
+                    }
+                    _ => crate::error::Fault::kind(&fault).status(),
+                };
+                fail(record, &fault.into(), status)
+            }
+        }
+    }
+
+    /// Sends a registry's page, for as long as it is granted.
+    fn send(&self, record: Record, reply: Reply, rewriter: Option<Rewriter>, is_head: bool) -> Reply {
+        let still = Still { post: Arc::clone(self.post), uid: self.peer.uid, record: &record }.watch();
+        let rewritten = reply.map(|body| match rewriter {
+            Some(rewriter) => Body::stream(Rewritten { body, rewriter: Some(rewriter) }),
+            None => body,
+        });
+        self.close(record, rewritten.map(|body| body.guarded(still)), is_head)
+    }
+
+    fn send_public(&self, record: Record, reply: Reply, rewriter: Rewriter, is_head: bool) -> Reply {
+        let rewritten = |body| Body::stream(Rewritten { body, rewriter: Some(rewriter) });
+        self.close(record, reply.map(rewritten), is_head)
+    }
+
+    fn close(&self, record: Record, reply: Reply, is_head: bool) -> Reply {
+        self.daemon.passed.fetch_add(1, Ordering::Relaxed);
+        if is_head {
+            record.close(End { moved: 0, whole: true });
+            return reply.map(|_| Body::empty());
+        }
+        reply.map(|body| body.at_end(move |end| record.close(end)))
+    }
+
+    /// Links to other registries come back through us where they are granted.
+    fn admits(&self) -> Admits {
+        let (grant, hosts) = (self.grant.clone(), self.daemon.broker().hosts().clone());
+        Arc::new(move |url| {
+            let below = format!("{}{}", target::PREFIX, &url[Position::BeforeHost..Position::AfterQuery]);
+            let target = target::Target::parse(&below, &hosts);
+            target.is_ok_and(|target| grant.check(&target.registry, Access::Read).is_ok())
+        })
+    }
+
+    fn record(&self) -> Record {
+        Record::new(self.daemon, &self.post.name, self.peer)
+    }
+}
+
+/// Fetches what the merged index asks for.
+struct Fetcher<'a> {
+    proxy: Proxy,
+    grant: &'a ProxyGrant,
+    http: HttpClient,
+    record: Mutex<Record>,
+}
+
+impl Fetch for Fetcher<'_> {
+    type Body = Body;
+
+    async fn page(&self, _: &Repository, page: &Url, accept: &str) -> Result<Answer<Body>, Failure> {
+        let passed = self.proxy.pass(self.grant, question(page, accept)?).await;
+        let (answer, answered) = self.record().note(passed);
+        answered_by(answer?, address(answered.as_ref(), page)?)
+    }
+
+    async fn public_page(&self, page: &Url, accept: &str) -> Result<Answer<Body>, Failure> {
+        let mut url = page.clone();
+        for _ in 0..=redirect::MOST {
+            let uri = url.as_str().parse().map_err(|_| unsendable())?;
+            let answer = self.http.stream(get(uri, accept)?, None).await?;
+            self.record().note_public(answer.status().as_u16());
+            let location =
+                answer.headers().get(header::LOCATION).filter(|_| answer.status().is_redirection());
+            let next = location.and_then(|location| url.join(location.to_str().ok()?).ok());
+            match next.filter(|next| next.origin() == url.origin() && next.username().is_empty()) {
+                Some(next) => url = next,
+                None => return answered_by(answer.map(Body::stream), url),
+            }
+            url.set_fragment(None);
+            answer.into_body().drain().await;
+        }
+        let host = url.host_str().unwrap_or_default();
+        Err(Failure::new(Kind::Upstream, format!("{host} redirects without an end")))
+    }
+
+    /// The registry's own API is not asked: a repository is known once it has answered with a page.
+    async fn confirms(&self, _: &Repository) -> Result<bool, Failure> {
+        Ok(false)
+    }
+}
+
+impl Fetcher<'_> {
+    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A page whose links are written anew as it is taken.
+struct Rewritten {
+    body: Body,
+    /// Until the end, or a fault.
+    rewriter: Option<Rewriter>,
+}
+
+impl HttpBody for Rewritten {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        loop {
+            let Some(rewriter) = &mut this.rewriter else { return Poll::Ready(None) };
+            let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+                return Poll::Pending;
+            };
+            let ready = match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(piece) => rewriter.feed(&piece).map_err(BoxError::from),
+                    Err(_trailers) => continue,
+                },
+                Some(Err(error)) => Err(error),
+                None => match this.rewriter.take() {
+                    Some(rewriter) => rewriter.finish().map_err(BoxError::from),
+                    None => return Poll::Ready(None),
+                },
+            };
+            match ready {
+                Ok(piece) if piece.is_empty() => {}
+                Ok(piece) => return Poll::Ready(Some(Ok(Frame::data(piece.into())))),
+                Err(error) => {
+                    this.rewriter = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rewriter.is_none()
+    }
+}
+
+/// The question for a page, as the proxy takes it.
+fn question(page: &Url, accept: &str) -> Result<Request<Body>, Failure> {
+    let path = format!("{}{}", target::PREFIX, &page[Position::BeforeHost..Position::AfterPath]);
+    get(path.parse().map_err(|_| unsendable())?, accept)
+}
+
+/// Without conditions: what is unchanged there is not what we gave. Without compression: a page is read as it passes.
+fn get(uri: Uri, accept: &str) -> Result<Request<Body>, Failure> {
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = uri;
+    let headers = request.headers_mut();
+    headers.insert(header::ACCEPT, HeaderValue::from_str(accept).map_err(|_| unsendable())?);
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(
+        header::USER_AGENT,
+        HeaderValue::from_static(concat!("valetkey/", env!("CARGO_PKG_VERSION"))),
+    );
+    Ok(request)
+}
+
+fn answered_by(answer: Response<Body>, url: Url) -> Result<Answer<Body>, Failure> {
+    let status = answer.status().as_u16();
+    if status == 200 {
+        check_encoding(answer.headers())?;
+    }
+    let content_type = text_of(answer.headers(), &header::CONTENT_TYPE).map(str::to_owned);
+    Ok(Answer { status, url, content_type, body: answer.into_body() })
+}
+
+fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+    let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    match encodings.map(HeaderValue::as_bytes).find(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+        None => Ok(()),
+        Some(encoding) => {
+            let encoding = printable(&String::from_utf8_lossy(encoding));
+            let text = format!("the page came in the encoding {encoding:?}, which was not asked for");
+            Err(Failure::new(Kind::Upstream, text))
+        }
+    }
+}
+
+/// The address that answered. One that was not even asked cannot have.
+fn address(answered: Option<&Uri>, page: &Url) -> Result<Url, Failure> {
+    let address = answered.map_or(Ok(page.clone()), |uri| Url::parse(&uri.to_string()));
+    address.map_err(|_| Failure::new(Kind::Upstream, "the page has an address that is no URL"))
+}
+
+fn accepted(request: &Request<Incoming>) -> Result<Accept, NegotiationFault> {
+    let values = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let accept = values.collect::<Vec<_>>().join(", ");
+    Accept::parse(Some(&accept))
+}
+
+fn negotiation(fault: NegotiationFault) -> (Failure, u16) {
+    let status = (fault == NegotiationFault::NotAcceptable).then_some(NegotiationFault::STATUS);
+    let failure = Failure::from(fault);
+    let status = status.unwrap_or(failure.kind.status());
+    (failure, status)
+}
+
+fn own(failure: Failure) -> (Failure, u16) {
+    let status = failure.kind.status();
+    (failure, status)
+}
+
+fn fail(mut record: Record, failure: &Failure, status: u16) -> Reply {
+    record.verdict = failure.one_line();
+    problem_with(failure, status)
+}
+
+/// A page is asked for without a body, by its path alone.
+fn is_plain(request: &Request<Incoming>) -> bool {
+    request.uri().authority().is_none() && (request.body().is_end_stream() || !is_read(request))
+}
+
+fn is_read(request: &Request<Incoming>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+fn is_head(request: &Request<Incoming>) -> bool {
+    request.method() == Method::HEAD
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn value(content_type: &str) -> HeaderValue {
+    HeaderValue::from_str(content_type).unwrap_or(HeaderValue::from_static("text/html"))
+}
+
+fn nowhere() -> Failure {
+    Failure::new(Kind::NotFound, "there is nothing at this path")
+}
+
+fn unsendable() -> Failure {
+    Failure::new(Kind::Local, "the request cannot be sent on")
+}
+
+/// They speak of the bytes that the registry sent.
+const OF_OTHER_BYTES: [header::HeaderName; 5] = [
+    header::ACCEPT_RANGES,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::ETAG,
+    header::LAST_MODIFIED,
+];
