@@ -28,6 +28,7 @@ mod identity;
 mod image;
 mod key_file;
 mod leak_hunt;
+mod listeners;
 mod login;
 mod login_attacks;
 mod login_dead;
