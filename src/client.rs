@@ -12,6 +12,7 @@ pub mod refusals;
 pub mod request;
 pub mod resume;
 pub mod stream;
+pub mod token_file;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -150,6 +151,10 @@ impl Client {
                 ),
             },
         };
+        let unnamed = ask.source.is_none() && self.left_behind().is_none();
+        if unnamed && let Some(credential) = self.from_token_file(&ask)? {
+            return Ok(Got { credential, warning });
+        }
         // A daemon that was killed leaves its identity to its helpers, and nobody starts one without it.
         let left_behind = self.left_behind().is_some();
         let starts = warning.is_none() && !left_behind && self.config.auto_start;
@@ -164,6 +169,11 @@ impl Client {
             }
         }
         self.answer_here(ask, warning, until)
+    }
+
+    fn from_token_file(&self, ask: &Ask) -> Result<Option<Credential>, Failure> {
+        let world = fallback::sources(&self.config, &self.environment, &self.paths, None).world;
+        token_file::credential(&self.config, &world, ask)
     }
 
     /// Answers in process, with the identity that the daemon would have used.

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::clock::parse_duration;
 use crate::config::listeners::{ExtraListener, Index, Terms};
-use crate::config::policy::Policy;
+use crate::config::policy::{POLICY, Policy};
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
 use crate::paths::{Paths, open_regular};
@@ -476,7 +476,6 @@ fn is_host_and_port(text: &str) -> bool {
 }
 
 /// The ceiling of this machine.
-const POLICY: &str = "/etc/valetkey/policy.toml";
 /// `true` or `false`: whether a helper may start the daemon.
 const AUTO_START: &str = "VALETKEY_AUTO_START";
 /// A duration: after how long without work the daemon ends.

@@ -176,6 +176,9 @@ async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
                 return tell(Finding::fine("source", text));
             }
             Err(SourceFault::Absent(reason)) => tell(Finding::fine("source", format!("not taken: {reason}"))),
+            Err(fault) if sources.passes_over(&candidate, None) => {
+                tell(Finding::fine("source", format!("not taken: {fault}")));
+            }
             Err(fault) => return tell(Finding::wrong("source", &fault.into())),
         }
     }

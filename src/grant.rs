@@ -19,6 +19,8 @@ pub struct Grant {
     /// Whether tokens are handed out, and the widest access of one. A token is as wide as its identity and scope;
     /// it cannot be confined to a repository.
     pub credential: Option<Access>,
+    /// Whether a token is handed out even where its source cannot narrow it to that access.
+    pub unnarrowed: bool,
     /// Whether requests are made in the place of a peer, and for which repositories.
     pub proxy: Option<ProxyGrant>,
     /// Whether an ask may name its source. True only where every peer could read the file itself.
@@ -88,7 +90,19 @@ impl Grant {
     #[must_use]
     pub fn owner() -> Self {
         let proxy = ProxyGrant { access: Access::Write, repositories: Repositories::Every };
-        Self { credential: Some(Access::Write), proxy: Some(proxy), named_sources: true, control: true }
+        Self {
+            credential: Some(Access::Write),
+            unnarrowed: true,
+            proxy: Some(proxy),
+            named_sources: true,
+            control: true,
+        }
+    }
+
+    /// Nothing at all.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { credential: None, unnarrowed: false, proxy: None, named_sources: false, control: false }
     }
 
     /// The forms in words, for `status` and the audit log.

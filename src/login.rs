@@ -178,6 +178,7 @@ pub async fn sign_in(
     mut pasted: mpsc::Receiver<String>,
     tell: &mut (dyn FnMut(Step<'_>) + Send),
 ) -> Result<Login, SignInFault> {
+    world.allow_client(&wish.client.client_id)?;
     let vault = keep::choose(vaults, state, wish.vault, tell).await?;
     let loopback = Loopback::bind().map_err(SignInFault::Listen)?;
     let attempt = Attempt::new(wish.client, loopback.port(), wish.access, wish.account)?;
@@ -242,6 +243,7 @@ async fn finish(
     code: &crate::secret::Secret,
 ) -> Result<Login, SignInFault> {
     let (login, secret) = attempt.exchange(world, code, vault).await?;
+    world.allow_account(Some(&login.account))?;
     keep::keep(vaults, state, &login, &secret).await?;
     Ok(login)
 }

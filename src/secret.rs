@@ -95,6 +95,8 @@ pub struct AccessToken {
     pub expires: SystemTime,
     /// The e-mail address that it speaks for, where the source tells.
     pub identity: Option<String>,
+    /// Whether its scope is the one that was asked for and no wider, as far as the source can tell.
+    pub narrowed: bool,
 }
 
 impl AccessToken {
@@ -113,7 +115,15 @@ impl AccessToken {
             obtained,
             expires,
             identity: None,
+            narrowed: false,
         })
+    }
+
+    /// The same, from a source that gave the scope that was asked for and no other.
+    #[must_use]
+    pub fn with_narrowed(mut self, narrowed: bool) -> Self {
+        self.narrowed = narrowed;
+        self
     }
 
     /// The same with an identity, if that is an e-mail address and nothing that could drive a terminal.

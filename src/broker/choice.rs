@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::ask::{Ask, GcloudVariables, NamedSource};
 use crate::broker::cache::Upstream;
 use crate::config::AccountRule;
+use crate::config::policy::{POLICY, SourceKind};
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::google::credential_file::{CredentialFile, Stamp};
@@ -105,6 +106,17 @@ pub enum Candidate {
 }
 
 impl Candidate {
+    /// What a policy calls it.
+    #[must_use]
+    pub fn kind(&self) -> SourceKind {
+        match self {
+            Self::File(_) | Self::ApplicationDefault(_) | Self::Systemd(_) => SourceKind::File,
+            Self::Gcloud(_) => SourceKind::Gcloud,
+            Self::Metadata(_) => SourceKind::Metadata,
+            Self::StoredLogin { .. } => SourceKind::Login,
+        }
+    }
+
     /// In words, for `status`, `doctor` and errors.
     #[must_use]
     pub fn describe(&self) -> String {
@@ -138,7 +150,8 @@ pub struct Sources {
 impl Sources {
     #[must_use]
     pub fn new(world: World, paths: &Paths, rules: Vec<AccountRule>, default: Option<NamedSource>) -> Self {
-        Self { world, gcloud: paths.gcloud.clone(), state: paths.state.clone(), rules, default }
+        let (gcloud, state) = (paths.gcloud.clone(), paths.state.clone());
+        Self { world, gcloud, state, rules, default }
     }
 
     /// Where to look, in order.
@@ -171,13 +184,14 @@ impl Sources {
     /// Asks one candidate.
     ///
     /// # Errors
-    /// Absent, or why it fails.
+    /// Absent, not allowed, or why it fails.
     pub async fn try_candidate(
         &self,
         candidate: &Candidate,
         request: Request,
     ) -> Result<Minted, SourceFault> {
         let world = &self.world;
+        self.allow_kind(candidate)?;
         let token = match candidate {
             Candidate::File(path) => self.read_and_mint(path, request).await?,
             Candidate::ApplicationDefault(path) => {
@@ -198,7 +212,27 @@ impl Sources {
             Candidate::Gcloud(variables) => gcloud::mint(world, variables, request).await?,
             Candidate::Metadata(host) => metadata::mint(world, host.as_deref(), request).await?,
         };
+        world.allow_account(token.identity.as_deref())?;
         Ok(Minted { token, source: candidate.describe(), passed_over: Vec::new() })
+    }
+
+    /// Whether a candidate counts as absent: the policy does not allow its kind, and nobody named it.
+    #[must_use]
+    pub fn passes_over(&self, candidate: &Candidate, key: Option<&NamedSource>) -> bool {
+        let named = key.or(self.default.as_ref()).is_some_and(names_a_kind);
+        !named && !self.world.policy.allows_source(candidate.kind())
+    }
+
+    fn allow_kind(&self, candidate: &Candidate) -> Result<(), SourceFault> {
+        if self.world.policy.allows_source(candidate.kind()) {
+            return Ok(());
+        }
+        let kinds = self.world.policy.sources.iter().flatten().map(|kind| kind.word()).collect::<Vec<_>>();
+        let remedy = match kinds.as_slice() {
+            [] => format!("`sources` in {POLICY} allows none"),
+            kinds => format!("use one that `sources` in {POLICY} allows: {}", kinds.join(", ")),
+        };
+        Err(SourceFault::Forbidden { what: format!("the {}", candidate.describe()), remedy })
     }
 
     async fn read_and_mint(
@@ -229,6 +263,7 @@ impl Upstream for Sources {
             match self.try_candidate(&candidate, request).await {
                 Ok(minted) => return Ok(Minted { passed_over: absent, ..minted }),
                 Err(SourceFault::Absent(reason)) => absent.push(reason),
+                Err(fault) if self.passes_over(&candidate, key) => absent.push(fault.to_string()),
                 Err(fault) => return Err(fault.into()),
             }
         }
@@ -295,6 +330,11 @@ impl Sources {
         }
         files
     }
+}
+
+/// Whether a source is one, and not the home in which one may be.
+fn names_a_kind(source: &NamedSource) -> bool {
+    !matches!(source, NamedSource::GcloudDirectory { .. } | NamedSource::Home { .. })
 }
 
 /// The application default credentials in a directory, else the gcloud that uses it, else the metadata server.

@@ -148,6 +148,16 @@ fn for_people(document: &Value) -> String {
             grants.join("; "),
             text(&listener["peers"]),
         );
+        let repositories: Vec<_> =
+            listener["repositories"].as_array().into_iter().flatten().map(text).collect();
+        if !repositories.is_empty() {
+            let _ = writeln!(out, "           repositories: {}", repositories.join(", "));
+        } else if listener["repositories"].is_array() {
+            let _ = writeln!(out, "           repositories: none listed");
+        }
+        if let Some(until) = listener["until"].as_str() {
+            let _ = writeln!(out, "           until {}", printable(until));
+        }
     }
     out.extend(list("logins").iter().map(login_for_people));
     for (number, source) in list("sources").iter().enumerate() {

@@ -32,6 +32,7 @@ pub fn sources(
         endpoints: Endpoints::new(config.endpoints.clone()),
         environment: environment.clone(),
         clock: Clock::system(),
+        policy: config.policy.clone(),
     };
     Sources::new(world, paths, config.accounts.clone(), default)
 }

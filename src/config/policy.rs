@@ -36,6 +36,19 @@ pub enum SourceKind {
     Metadata,
 }
 
+impl SourceKind {
+    /// As it is written in the file.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::File => "file",
+            Self::Gcloud => "gcloud",
+            Self::Metadata => "metadata",
+        }
+    }
+}
+
 impl Policy {
     #[must_use]
     pub fn allows_source(&self, kind: SourceKind) -> bool {
@@ -60,6 +73,9 @@ impl Policy {
         self.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|allowed| allowed == host))
     }
 }
+
+/// Where it stands.
+pub const POLICY: &str = "/etc/valetkey/policy.toml";
 
 #[cfg(test)]
 mod tests {

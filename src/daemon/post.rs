@@ -79,8 +79,7 @@ impl Post {
 
     /// Nothing any more, for nobody.
     pub fn withdraw(&self) {
-        let grant = Grant { credential: None, proxy: None, named_sources: false, control: false };
-        self.set_terms(Terms { grant, admitted: Admitted::owner() });
+        self.set_terms(Terms { grant: Grant::nothing(), admitted: Admitted::owner() });
     }
 
     /// Until when it is there, where it ends by itself.
@@ -101,12 +100,13 @@ impl Post {
         }
     }
 
-    /// The part of the configuration that its terms come from.
+    /// The part of the configuration that its terms come from. What a build asked for comes from none.
     #[must_use]
-    pub fn section(&self) -> &'static str {
+    pub fn section(&self) -> Option<&'static str> {
         match self.purpose {
-            Purpose::Extra(_) => "[[listener]]",
-            _ => "[build]",
+            Purpose::Extra(_) => Some("[[listener]]"),
+            Purpose::Build => Some("[build]"),
+            Purpose::Owner | Purpose::Opened(_) => None,
         }
     }
 

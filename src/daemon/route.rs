@@ -184,6 +184,7 @@ impl Routes {
         };
         let broker = daemon.broker();
         let outcome = broker.credential(&ask, ceiling).await;
+        let outcome = outcome.and_then(|given| self.narrowed(grant, given));
         // Resolved once: the audit line of a failure is the only one that has to look again.
         let of_failure = outcome.is_err().then(|| broker.hosts().resolve(&ask.url).ok()).flatten();
         let registry = outcome.as_ref().map_or(of_failure.as_ref(), |given| given.registry.as_ref());
@@ -194,15 +195,37 @@ impl Routes {
         }
     }
 
+    /// Holds a token back that is wider than the grant.
+    fn narrowed(&self, grant: &Grant, given: Given) -> Result<Given, Failure> {
+        if grant.unnarrowed || given.minted.token.narrowed {
+            return Ok(given);
+        }
+        let text = format!(
+            "no token leaves this socket: {} gives only tokens that can do all that its account can",
+            given.minted.source
+        );
+        let configured = match self.post.section() {
+            Some(section) => {
+                format!(", or add to config.toml where the daemon runs: {section} unnarrowed = true")
+            }
+            None => String::new(),
+        };
+        Err(Failure::new(Kind::Refused, text)
+            .with_hint(format!("sign in with `valetkey login`, use a service account{configured}")))
+    }
+
     fn refuse(&self, daemon: &Daemon, terms: &Terms, peer: Option<&Peer>) -> Reply {
         daemon.refused.fetch_add(1, Ordering::Relaxed);
         let uid = peer.map(|peer| peer.uid);
         let failure = match (terms.admitted.is_private(), uid) {
             (false, Some(uid)) => Failure::new(Kind::Refused, format!("uid {uid} may not use this socket"))
-                .with_hint(format!(
-                    "add to config.toml where the daemon runs: {} peers = [{uid}]",
-                    self.post.section()
-                )),
+                .with_hint(match self.post.section() {
+                    Some(section) => {
+                        format!("add to config.toml where the daemon runs: {section} peers = [{uid}]")
+                    }
+                    None => "run the step as root, or name a [[listener]] with its peers in config.toml"
+                        .to_owned(),
+                }),
             _ => Failure::new(Kind::Refused, "this socket serves its owner only"),
         };
         self.audit(daemon, peer, "any", "refused: not admitted");
@@ -354,8 +377,7 @@ mod tests {
 
     #[test]
     fn what_is_not_granted_has_no_route() {
-        let reader =
-            Grant { credential: Some(Access::Read), proxy: None, named_sources: false, control: false };
+        let reader = Grant { credential: Some(Access::Read), ..Grant::nothing() };
         assert_eq!(find(&reader, &Method::POST, "/v1/credential"), Some(Route::Credential(Access::Read)));
         for (method, path) in [
             (Method::GET, "/v1/status"),

@@ -43,6 +43,7 @@ impl Terms {
         let tokens = written.tokens && policy.tokens.unwrap_or(true);
         let grant = Grant {
             credential: tokens.then_some(access),
+            unnarrowed: written.unnarrowed,
             proxy: Some(ProxyGrant { access, repositories: Repositories::Listed(repositories) }),
             named_sources: false,
             control: false,

@@ -45,7 +45,7 @@ pub async fn mint(
         repeats: true,
     };
     let token = exchange.send(world).await?.token;
-    Ok(token.with_identity(Some(key.email.clone())))
+    Ok(token.with_identity(Some(key.email.clone())).with_narrowed(true))
 }
 
 /// RFC 7523 section 3, in the form that Google documents.

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use crate::ask::Access;
 use crate::clock::Clock;
+use crate::config::policy::{POLICY, Policy};
 use crate::environment::Environment;
-use crate::error::{Fault, Kind};
+use crate::error::{Fault, Kind, printable};
 use crate::google::endpoints::Endpoints;
 use crate::google::stored_login::LoginFault;
 use crate::http::client::{HttpClient, HttpFault};
@@ -26,6 +27,43 @@ pub struct World {
     pub endpoints: Endpoints,
     pub environment: Environment,
     pub clock: Clock,
+    /// Whose tokens this machine allows, and from where.
+    pub policy: Policy,
+}
+
+impl World {
+    /// Whether tokens of this account may be given. An identity that nobody tells may be anybody's.
+    ///
+    /// # Errors
+    /// When the policy says no.
+    pub fn allow_account(&self, identity: Option<&str>) -> Result<(), SourceFault> {
+        if self.policy.allows_account(identity) {
+            return Ok(());
+        }
+        let what = match identity {
+            Some(identity) => format!("tokens of {}", printable(identity)),
+            None => "tokens of an account that nobody tells".to_owned(),
+        };
+        let domains = self.policy.account_domains.as_deref().unwrap_or_default().join(", ");
+        let remedy =
+            format!("use an account of a domain that `account_domains` in {POLICY} allows: {domains}");
+        Err(SourceFault::Forbidden { what, remedy })
+    }
+
+    /// Whether sign-ins may be made with this OAuth client, and used.
+    ///
+    /// # Errors
+    /// When the policy names another.
+    pub fn allow_client(&self, client_id: &str) -> Result<(), SourceFault> {
+        if self.policy.allows_client(client_id) {
+            return Ok(());
+        }
+        let allowed = self.policy.oauth_client.as_deref().unwrap_or_default();
+        Err(SourceFault::Forbidden {
+            what: format!("the OAuth client {}", printable(client_id)),
+            remedy: format!("sign in with the client that `oauth_client` in {POLICY} names: {allowed}"),
+        })
+    }
 }
 
 /// What is wanted from a source.
@@ -91,6 +129,9 @@ pub enum SourceFault {
     /// gcloud did not end in time.
     #[error("{what} did not answer within {} s", waited.as_secs_f32().ceil())]
     Deadline { what: String, waited: Duration },
+    /// The policy of this machine says no.
+    #[error("the policy of this machine does not allow {what}")]
+    Forbidden { what: String, remedy: String },
     /// The network.
     #[error(transparent)]
     Http(#[from] HttpFault),
@@ -108,7 +149,7 @@ impl Fault for SourceFault {
                 }
             }
             Self::Unreadable { .. } | Self::Malformed { .. } | Self::Unsupported { .. } => Kind::Local,
-            Self::ForeignEndpoint { .. } => Kind::Refused,
+            Self::ForeignEndpoint { .. } | Self::Forbidden { .. } => Kind::Refused,
             Self::Nonsense { .. } | Self::Status { .. } | Self::Failed { .. } => Kind::Upstream,
             Self::Deadline { .. } => Kind::Deadline,
             Self::Login(fault) => fault.kind(),
@@ -139,6 +180,7 @@ impl Fault for SourceFault {
             Self::Deadline { .. } => {
                 Some("run `gcloud config config-helper` to see what it waits for".to_owned())
             }
+            Self::Forbidden { remedy, .. } => Some(remedy.clone()),
             Self::Login(fault) => fault.hint(),
             Self::Http(fault) => fault.hint(),
         }

@@ -97,8 +97,11 @@ pub async fn mint(
     request: Request,
 ) -> Result<AccessToken, SourceFault> {
     let login = find(state, account, request).await?;
+    world.allow_client(&login.client_id)?;
+    world.allow_account(Some(&login.account))?;
     let token = Refresh { world, state, login: &login }.run(request).await?;
-    Ok(token.with_identity(Some(login.account)))
+    let narrowed = login.scope_for(request.access).is_some();
+    Ok(token.with_identity(Some(login.account)).with_narrowed(narrowed))
 }
 
 /// Which login it is.

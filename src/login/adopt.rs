@@ -58,6 +58,7 @@ pub async fn adopt(
             return Err(nothing(format!("{} is a service account's key", path.display())));
         }
     };
+    world.allow_client(&user.client_id)?;
     let vault = keep::choose(vaults, state, wish.vault, tell).await?;
     let form = [
         ("grant_type", "refresh_token"),
@@ -86,6 +87,7 @@ pub async fn adopt(
         }
         _ => {}
     }
+    world.allow_account(told.as_deref())?;
     let login = Login {
         account: told.unwrap_or_else(|| format!("unknown-{}", user.refresh_token.fingerprint())),
         access: Access::Write,

@@ -54,7 +54,7 @@ impl<'a> Served<'a> {
             Pattern::parse(&text, &hosts).unwrap()
         });
         let proxy = ProxyGrant { access, repositories: Repositories::Listed(patterns.collect()) };
-        let grant = Grant { credential: None, proxy: Some(proxy), named_sources: false, control: false };
+        let grant = Grant { proxy: Some(proxy), ..Grant::nothing() };
         let socket = sandbox.path("run/narrow.sock");
         let terms = Terms { grant, admitted: Admitted::owner() };
         let post = Post::new(socket.display().to_string(), Carrier::Unix, Purpose::Build, terms);

@@ -29,6 +29,7 @@ mod image;
 mod indexing;
 mod key_file;
 mod leak_hunt;
+mod listeners;
 mod login;
 mod login_attacks;
 mod login_dead;
