@@ -158,12 +158,12 @@ fn open_build(daemon: &Daemon, path: &Path) -> Result<(), Failure> {
 /// A directory that can be mounted whole, so that a container sees the socket of a daemon that was restarted. Who may
 /// use it, the daemon decides: a container's users have other uids outside.
 fn open_container(daemon: &Daemon, directory: &Path) -> Result<(), Failure> {
-    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
-    let made = match DirBuilder::new().create(directory) {
+    let open_up = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let outcome = match DirBuilder::new().create(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => mode(directory, 0o755),
+        _ => open_up(directory, 0o755),
     };
-    made.map_err(|error| cannot_listen(directory, error))?;
+    outcome.map_err(|error| cannot_listen(directory, error))?;
     open_unix(daemon, &directory.join(SOCKET), Carrier::Unix, Purpose::Build, 0o666)
 }
 

@@ -242,7 +242,7 @@ impl Sandbox {
     #[track_caller]
     pub fn hunt(&self) {
         let (vault, configuration) = (self.path(VAULT), self.path(CONFIGURATION));
-        self.hunt_for(&self.google.secrets(), &[vault.clone()]);
+        self.hunt_for(&self.google.secrets(), std::slice::from_ref(&vault));
         self.hunt_for(&self.google.client_secrets(), &[vault, configuration]);
     }
 

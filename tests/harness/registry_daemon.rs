@@ -215,7 +215,7 @@ impl State {
             let again = Request::from_parts(head.clone(), Full::new(body.clone()));
             let response = sender.send_request(again).await.expect("an answer");
             if let Some(to) = response.headers().get(LOCATION).filter(|_| response.status() == 302) {
-                path = to.to_str().unwrap().to_owned();
+                to.to_str().unwrap().clone_into(&mut path);
                 continue;
             }
             return response.map(|body| body.map_err(std::io::Error::other).boxed());

@@ -218,7 +218,8 @@ fn signals_are_passed_on() {
         ("USR2", Signal::USR2),
         ("WINCH", Signal::WINCH),
     ];
-    let traps: String = signals.iter().map(|(name, _)| format!("trap 'echo {name}' {name}; ")).collect();
+    let traps: Vec<_> = signals.iter().map(|(name, _)| format!("trap 'echo {name}' {name}; ")).collect();
+    let traps = traps.concat();
     let script = format!("{traps} echo ready; while :; do sleep 0.02; done");
     let mut command = exec(&sandbox, &daemon, ["--", "sh", "-c", &script]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -273,7 +274,7 @@ fn what_is_hostile_is_refused_and_goes_nowhere() {
         ("CONNECT a\rb:443 HTTP/1.1\r\n\r\n".to_owned(), 400),
     ] {
         let answer = held.raw(&message);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{:.80}: {answer:.200}", message);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{message:.80}: {answer:.200}");
     }
     assert!(daemon.seen().is_empty(), "{:?}", daemon.seen());
 }

@@ -10,6 +10,8 @@ use valetkey::ask::{Access, NamedSource};
 use valetkey::broker::Broker;
 use valetkey::carrier::unix::bind;
 use valetkey::client::fallback::sources;
+use valetkey::config::listeners::Terms as Written;
+use valetkey::config::policy::Policy;
 use valetkey::config::{Config, EndpointUrls, ExtraRegistry, Format};
 use valetkey::daemon::audit::Log;
 use valetkey::daemon::post::{Carrier, Post, Purpose};
@@ -57,8 +59,8 @@ impl<'a> Served<'a> {
         let grant = Grant { proxy: Some(proxy), ..Grant::nothing() };
         let socket = sandbox.path("run/narrow.sock");
         let terms = Terms { grant, admitted: Admitted::owner() };
-        let post = Post::new(socket.display().to_string(), Carrier::Unix, Purpose::Build, terms);
-        let bound = Bound { socket: Socket::Unix(bind(&socket).unwrap()), post, own: None };
+        let served = Post::new(socket.display().to_string(), Carrier::Unix, Purpose::Build, terms);
+        let bound = Bound { socket: Socket::Unix(bind(&socket).unwrap()), post: served, own: None };
         let key = NamedSource::File { path: sandbox.service_account() };
         let nowhere = sandbox.path("none");
         let reload = Box::new(move || {
@@ -67,7 +69,7 @@ impl<'a> Served<'a> {
             let sources = sources(&config, &environment, &paths, Some(key.clone()));
             let clock = sources.world.clock;
             let broker = Broker::new(Hosts::new(&config.registries), sources, clock, Arc::default());
-            let (build, policy) = (Default::default(), Default::default());
+            let (build, policy) = (Written::default(), Policy::default());
             Ok(Loaded { broker, redirect_hosts: Vec::new(), build, extra: Vec::new(), index: None, policy })
         });
         let (log, guard) = Log::to_file(&sandbox.path("narrow.log")).unwrap();
