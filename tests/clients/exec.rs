@@ -162,6 +162,56 @@ fn uv_2025_11_installs_from_the_one_index() {
     installs_from_the_one_index("uv-2025-11", &["uv", "--no-cache", "pip", "install"]);
 }
 
+/// The daemon itself: the merged index, and that of one repository, under its own name.
+fn installs_from_the_daemon(name: &str, words: &[&str]) {
+    let Some(client) = Client::find(name) else { return };
+    for merged in [true, false] {
+        let sandbox = Sandbox::new();
+        sandbox.google.serve_json();
+        let repository = sandbox.index();
+        if merged {
+            sandbox.configure(&format!("[index]\nrepositories = [\"{repository}\"]\n"));
+        }
+        sandbox.sign_in();
+        let _daemon = sandbox.serve();
+        let mut command = sandbox.valetkey();
+        command
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("PIP_CONFIG_FILE", "/dev/null")
+            .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+            .env("PIP_RETRIES", "0")
+            .env("UV_PYTHON_DOWNLOADS", "never")
+            .args(["exec", "--index"])
+            .args((!merged).then_some(&repository))
+            .arg("--")
+            .arg(client.program(words[0]))
+            .args(&words[1..])
+            .arg("--target")
+            .arg(site(&sandbox))
+            .arg("acme-hello");
+        assert_success(&run(&sandbox, &mut command));
+        client.assert_installed(&sandbox);
+        let requests = sandbox.google.registry_requests();
+        assert!(requests.iter().any(|request| request.target.contains("/downloads/")), "{requests:#?}");
+        assert!(requests.iter().all(|request| !matches!(request.status, 401 | 403)), "{requests:#?}");
+    }
+}
+
+#[test]
+fn pip_newest_installs_from_the_daemons_index() {
+    installs_from_the_daemon("pip-newest", &["python", "-m", "pip", "install", "--no-cache-dir"]);
+}
+
+#[test]
+fn pip_20_3_4_installs_from_the_daemons_index() {
+    installs_from_the_daemon("pip-20.3.4", &["python", "-m", "pip", "install", "--no-cache-dir"]);
+}
+
+#[test]
+fn uv_newest_installs_from_the_daemons_index() {
+    installs_from_the_daemon("uv-newest", &["uv", "--no-cache", "pip", "install"]);
+}
+
 /// A project of a tool's own, in which its source stands as a URL with no user name.
 fn installs_project(name: &str, file: &str, text: &str, commands: &[&[&str]]) {
     let Some(client) = Client::find(name) else { return };

@@ -425,7 +425,7 @@ fn without_a_daemon_or_a_grant_nothing_is_started() {
     daemon.grant(r#"{"proxy":{"access":"read","hosts":["a.test"]},"credential":null}"#);
     let run = sandbox.run(&mut exec(&sandbox, &daemon, ["--index", "--", "true"]));
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stderr.contains("serves no index"), "{run:?}");
+    assert!(run.stderr.contains("serves no merged index"), "{run:?}");
     daemon.grant("{\"proxy\":{\"access\":\"read\",\"hosts\":[\"*\"]}}");
     assert_eq!(sandbox.run(&mut exec(&sandbox, &daemon, touch)).code, Some(3));
     daemon.go_away();
