@@ -42,7 +42,8 @@ fn assert_refused(scene: &Scene, built: &Built) {
         for name in ["stranger", "lookalike"] {
             says(name, &["404"], "is not a registry that valetkey serves");
         }
-        for name in ["climb", "up", "up-encoded", "slash", "slash-behind"] {
+        says("climb", &["400", "404"], "");
+        for name in ["up", "up-encoded", "slash", "slash-behind"] {
             says(name, &["400"], "");
         }
         for name in ["absolute", "absolute-registry"] {
@@ -126,6 +127,7 @@ fn the_authority_of_a_run_is_good_for_the_granted_host_alone() {
     let Some(engine) = Engine::of(Release::Installed) else { return };
     let (scene, flags) = Scene::without_network();
     engine.valetkey();
+    scene.mint();
     let script = step(&format!("valetkey exec -- python3 /steps/authority.py {}", scene.host()));
     let text = format!("FROM {}\nCOPY *.py /steps/\n{script}", engine.base());
     let built = scene.build(engine, &text, &SCRIPTS, &flags);
@@ -176,6 +178,7 @@ fn a_refusal_in_a_build_names_the_line_to_pip_s_user() {
     let Some(buildah) = Buildah::find() else { return };
     let (scene, flags) = Scene::new();
     scene.sandbox.google.add_package("acme", "other", "acme-other", "1.0.0", &[]);
+    scene.mint();
     let other = scene.sandbox.google.index_url("acme", "other");
     let pip = format!("pip install --retries 0 --break-system-packages --index-url {other} acme-other");
     let text =

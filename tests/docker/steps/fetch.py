@@ -37,12 +37,26 @@ def wait(package):
 page = get("acme-large")
 link = re.search('href="([^"#]+)', page.read().decode()).group(1)
 download = urllib.request.urlopen(urllib.parse.urljoin(page.geturl(), link), timeout=60)
-digest = hashlib.sha256(download.read(1 << 20))
+digest, length = hashlib.sha256(), 0
+
+
+def take():
+    global length
+    some = download.read(1 << 20)
+    digest.update(some)
+    length += len(some)
+    return some
+
+
+take()
 signal("acme-middle")
 wait("acme-onward")
 try:
-    while some := download.read(1 << 20):
-        digest.update(some)
+    while take():
+        pass
 except OSError as error:
     sys.exit(f"<broken> {error}")
+# Python itself says nothing of an answer that is cut short.
+if length != int(download.headers["content-length"]):
+    sys.exit(f"<broken> {length} bytes of {download.headers['content-length']}")
 print(f"<digest> {digest.hexdigest()}", flush=True)
