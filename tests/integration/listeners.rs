@@ -297,7 +297,8 @@ fn docker_args_opens_a_socket_that_outlives_the_daemon_and_ends_in_time() {
         (&["nonsense"][..], "is not a repository"),
         (&["https://evilpkg.dev/acme/private"], "not a repository"),
         (&[&granted, "--for", "soon"], "is not a duration"),
-        (&[&granted, "--for", "0s"], "a second to seven days"),
+        (&[&granted, "--for", "0s"], "is not a duration"),
+        (&[&granted, "--for", "8d"], "a second to seven days"),
     ] {
         let run = args(arguments);
         assert_ne!(run.code, Some(0), "{run:?}");
@@ -318,6 +319,24 @@ fn docker_args_opens_a_socket_that_outlives_the_daemon_and_ends_in_time() {
     Sandbox::wait_until("the short one is gone", || !short.exists());
     assert!(socket.exists());
     assert!(!fs::read_to_string(list).unwrap().contains(short.file_name().unwrap().to_str().unwrap()));
+}
+
+#[test]
+fn a_daemon_that_served_a_build_does_not_end_when_idle() {
+    let start = || {
+        let sandbox = with_package();
+        sandbox.sign_in();
+        let granted = repository(&sandbox, "acme/private");
+        sandbox.configure(&format!("[daemon]\nidle = \"1s\"\n[build]\nrepositories = [\"{granted}\"]\n"));
+        assert_given(&sandbox.run(&mut sandbox.get()));
+        sandbox
+    };
+    let used = start();
+    assert_eq!(agent(&build(&used), "GET", &page(&used, "acme/private"), "").0, 200);
+    let unused = start();
+    // It began to wait later, so its end says that the other one's time was over as well.
+    Sandbox::wait_until("the unused one ends", || !unused.socket().exists());
+    assert_eq!(agent(&build(&used), "GET", &page(&used, "acme/private"), "").0, 200);
 }
 
 #[test]
@@ -362,7 +381,7 @@ fn a_policy_decides_which_sources_there_are_and_whose() {
     let key = sandbox.service_account();
     let under =
         |policy: &str, script: &str| with_file(&sandbox, "/etc/valetkey", "policy.toml", policy, script);
-    let named = format!("valetkey --credential {} token", key.display());
+    let named = format!("valetkey token --credential {}", key.display());
     let Some(run) = under("sources = [\"login\"]", &named) else { return };
     assert_ne!(run.code, Some(0), "{run:?}");
     assert!(run.stderr.contains("does not allow the credential file"), "{run:?}");
