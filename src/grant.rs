@@ -165,7 +165,7 @@ impl ProxyGrant {
                 let google = ["*.pkg.dev", "gcr.io", "*.gcr.io"].map(str::to_owned);
                 google.into_iter().chain(known.extra().map(str::to_owned)).collect()
             }
-            Repositories::Listed(patterns) => patterns.iter().flat_map(|pattern| pattern.hosts()).collect(),
+            Repositories::Listed(patterns) => patterns.iter().flat_map(Pattern::hosts).collect(),
         };
         hosts.sort();
         hosts.dedup();

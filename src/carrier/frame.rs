@@ -91,7 +91,7 @@ impl Request {
     pub fn parse_head(head: &[u8; REQUEST_HEAD], carried: usize) -> Result<Self, FrameFault> {
         let mut reader = Reader::new(head)?;
         let [flags] = reader.take()?;
-        let wait = Duration::from_millis(u16::from_be_bytes(reader.take()?).into());
+        let patience = Duration::from_millis(u16::from_be_bytes(reader.take()?).into());
         let want = u32::from_be_bytes(reader.take()?);
         let stream = StreamId(reader.take()?);
         let offset = u64::from_be_bytes(reader.take()?);
@@ -111,7 +111,7 @@ impl Request {
             finish: flags & FINISH != 0,
             close: flags & CLOSE != 0,
             fresh: flags & FRESH != 0,
-            wait,
+            wait: patience,
             want,
             offset,
             acknowledged,

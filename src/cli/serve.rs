@@ -157,10 +157,10 @@ fn open_build(daemon: &Daemon, path: &Path) -> Result<(), Failure> {
 /// A directory that can be mounted whole, so that a container sees the socket of a daemon that was restarted. Who may
 /// use it, the daemon decides: a container's users have other uids outside.
 fn open_container(daemon: &Daemon, directory: &Path) -> Result<(), Failure> {
-    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let open_to_all = || fs::set_permissions(directory, fs::Permissions::from_mode(0o755));
     let made = match DirBuilder::new().create(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => mode(directory, 0o755),
+        _ => open_to_all(),
     };
     made.map_err(|error| cannot_listen(directory, error))?;
     open_unix(daemon, &directory.join(SOCKET), Carrier::Unix, Purpose::Build, 0o666)

@@ -39,7 +39,7 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
             Err(error) => Err(error),
         },
         Socket::Tcp(socket) => match TcpListener::from_std(socket) {
-            Ok(socket) => accept_all(&socket, &crew, |stream| Peer::of_tcp(stream), Crew::serve).await,
+            Ok(socket) => accept_all(&socket, &crew, Peer::of_tcp, Crew::serve).await,
             Err(error) => Err(error),
         },
         Socket::Agent(socket) => match UnixListener::from_std(socket) {

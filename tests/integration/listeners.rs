@@ -130,9 +130,7 @@ fn a_listed_repository_is_served_and_reload_counts_at_once() {
     let build_terms = format!("[build]\nrepositories = [\"{}\"]\n", repository(&sandbox, "acme/private"));
     sandbox.configure(&build_terms);
     let _daemon = sandbox.serve();
-    for socket in [unix(&container(&sandbox), "GET", &page(&sandbox, "acme/private"), "")] {
-        assert_eq!(socket.0, 200, "{socket:?}");
-    }
+    assert_eq!(unix(&container(&sandbox), "GET", &page(&sandbox, "acme/private"), "").0, 200);
     assert_eq!(agent(&build(&sandbox), "GET", &page(&sandbox, "acme/private"), "").0, 200);
     assert_eq!(unix(&container(&sandbox), "GET", &page(&sandbox, "acme/other"), "").0, 403);
     let status = sandbox.run(sandbox.valetkey().arg("status"));
@@ -393,6 +391,18 @@ fn a_policy_decides_which_sources_there_are_and_whose() {
     assert_ne!(run.code, Some(0), "{run:?}");
     assert!(run.stderr.contains("tokens of builder@acme.iam.gserviceaccount.com"), "{run:?}");
     assert_given(&under("account_domains = [\"acme.iam.gserviceaccount.com\"]", &named).unwrap());
+}
+
+#[test]
+fn a_policy_names_the_one_client_to_sign_in_with() {
+    let sandbox = Sandbox::new();
+    let client = sandbox.configure_login("");
+    let policy = "oauth_client = \"other.apps.googleusercontent.com\"";
+    let script = "valetkey login --no-browser";
+    let Some(run) = with_file(&sandbox, "/etc/valetkey", "policy.toml", policy, script) else { return };
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
+    assert!(run.stderr.contains(&format!("does not allow the OAuth client {}", client.id)), "{run:?}");
+    assert!(!run.stderr.contains("http"), "nobody is sent to a browser: {run:?}");
 }
 
 #[test]
