@@ -152,7 +152,7 @@ impl Client {
             },
         };
         let unnamed = ask.source.is_none() && self.left_behind().is_none();
-        if unnamed && let Some(credential) = self.credential_of_file(&ask)? {
+        if unnamed && let Some(credential) = self.read_token_file(&ask)? {
             return Ok(Got { credential, warning });
         }
         // A daemon that was killed leaves its identity to its helpers, and nobody starts one without it.
@@ -171,7 +171,7 @@ impl Client {
         self.answer_here(ask, warning, until)
     }
 
-    fn credential_of_file(&self, ask: &Ask) -> Result<Option<Credential>, Failure> {
+    fn read_token_file(&self, ask: &Ask) -> Result<Option<Credential>, Failure> {
         let world = fallback::sources(&self.config, &self.environment, &self.paths, None).world;
         token_file::credential(&self.config, &world, ask)
     }

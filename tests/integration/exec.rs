@@ -360,9 +360,9 @@ fn a_download_survives_breaks_and_a_restart_of_the_daemon() {
 
 #[test]
 fn a_download_that_cannot_go_on_fails() {
+    const PART: usize = 256 << 10;
     let sandbox = Sandbox::new();
     let daemon = RegistryDaemon::start(&sandbox);
-    const PART: usize = 256 << 10;
     let (page, content) = (url(&daemon, LARGE), vec![7; 4 << 20]);
     for (etag, breaks, requests) in
         [("W/\"one\"", &[1 << 20][..], 1), ("\"one\"", &[1 << 20, PART, PART, PART, PART], 4)]

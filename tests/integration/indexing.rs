@@ -79,8 +79,11 @@ fn the_links_of_a_page_lead_back_and_work_in_both_forms() {
     let seen = sandbox.google.registry_requests();
     assert!(seen.iter().all(|request| request.authorization == Authorization::Bearer), "{seen:?}");
     assert_eq!(seen[0].header("accept-encoding"), Some("identity"));
-    let lines = lines(&daemon, 4);
-    assert_eq!((&lines[0]["verdict"], &lines[0]["repository"]), (&"passed".into(), &"acme/private".into()));
+    let audited = lines(&daemon, 4);
+    assert_eq!(
+        (&audited[0]["verdict"], &audited[0]["repository"]),
+        (&"passed".into(), &"acme/private".into())
+    );
 }
 
 #[test]

@@ -130,9 +130,7 @@ fn a_listed_repository_is_served_and_reload_counts_at_once() {
     let build_terms = format!("[build]\nrepositories = [\"{}\"]\n", repository(&sandbox, "acme/private"));
     sandbox.configure(&build_terms);
     let _daemon = sandbox.serve();
-    for socket in [unix(&container(&sandbox), "GET", &page(&sandbox, "acme/private"), "")] {
-        assert_eq!(socket.0, 200, "{socket:?}");
-    }
+    assert_eq!(unix(&container(&sandbox), "GET", &page(&sandbox, "acme/private"), "").0, 200);
     assert_eq!(agent(&build(&sandbox), "GET", &page(&sandbox, "acme/private"), "").0, 200);
     assert_eq!(unix(&container(&sandbox), "GET", &page(&sandbox, "acme/other"), "").0, 403);
     let status = sandbox.run(sandbox.valetkey().arg("status"));
@@ -297,7 +295,8 @@ fn docker_args_opens_a_socket_that_outlives_the_daemon_and_ends_in_time() {
         (&["nonsense"][..], "is not a repository"),
         (&["https://evilpkg.dev/acme/private"], "not a repository"),
         (&[&granted, "--for", "soon"], "is not a duration"),
-        (&[&granted, "--for", "0s"], "a second to seven days"),
+        (&[&granted, "--for", "0s"], "is not a duration"),
+        (&[&granted, "--for", "8d"], "a second to seven days"),
     ] {
         let run = args(arguments);
         assert_ne!(run.code, Some(0), "{run:?}");
@@ -318,6 +317,24 @@ fn docker_args_opens_a_socket_that_outlives_the_daemon_and_ends_in_time() {
     Sandbox::wait_until("the short one is gone", || !short.exists());
     assert!(socket.exists());
     assert!(!fs::read_to_string(list).unwrap().contains(short.file_name().unwrap().to_str().unwrap()));
+}
+
+#[test]
+fn a_daemon_that_served_a_build_does_not_end_when_idle() {
+    let start = || {
+        let sandbox = with_package();
+        sandbox.sign_in();
+        let granted = repository(&sandbox, "acme/private");
+        sandbox.configure(&format!("[daemon]\nidle = \"1s\"\n[build]\nrepositories = [\"{granted}\"]\n"));
+        assert_given(&sandbox.run(&mut sandbox.get()));
+        sandbox
+    };
+    let used = start();
+    assert_eq!(agent(&build(&used), "GET", &page(&used, "acme/private"), "").0, 200);
+    let unused = start();
+    // It began to wait later, so its end says that the other one's time was over as well.
+    Sandbox::wait_until("the unused one ends", || !unused.socket().exists());
+    assert_eq!(agent(&build(&used), "GET", &page(&used, "acme/private"), "").0, 200);
 }
 
 #[test]
@@ -362,7 +379,7 @@ fn a_policy_decides_which_sources_there_are_and_whose() {
     let key = sandbox.service_account();
     let under =
         |policy: &str, script: &str| with_file(&sandbox, "/etc/valetkey", "policy.toml", policy, script);
-    let named = format!("valetkey --credential {} token", key.display());
+    let named = format!("valetkey token --credential {}", key.display());
     let Some(run) = under("sources = [\"login\"]", &named) else { return };
     assert_ne!(run.code, Some(0), "{run:?}");
     assert!(run.stderr.contains("does not allow the credential file"), "{run:?}");
@@ -374,6 +391,18 @@ fn a_policy_decides_which_sources_there_are_and_whose() {
     assert_ne!(run.code, Some(0), "{run:?}");
     assert!(run.stderr.contains("tokens of builder@acme.iam.gserviceaccount.com"), "{run:?}");
     assert_given(&under("account_domains = [\"acme.iam.gserviceaccount.com\"]", &named).unwrap());
+}
+
+#[test]
+fn a_policy_names_the_one_client_to_sign_in_with() {
+    let sandbox = Sandbox::new();
+    let client = sandbox.configure_login("");
+    let policy = "oauth_client = \"other.apps.googleusercontent.com\"";
+    let script = "valetkey login --no-browser";
+    let Some(run) = with_file(&sandbox, "/etc/valetkey", "policy.toml", policy, script) else { return };
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
+    assert!(run.stderr.contains(&format!("does not allow the OAuth client {}", client.id)), "{run:?}");
+    assert!(!run.stderr.contains("http"), "nobody is sent to a browser: {run:?}");
 }
 
 #[test]
