@@ -85,7 +85,8 @@ fn uv_installs_from_a_lock_file_in_a_build() {
     let wheel = "acme_locked-1.0.0-py3-none-any.whl";
     google.add_package("acme", "private", "acme-locked", "1.0.0", &[]);
     let content = google.file("acme", "private", "acme-locked", wheel).unwrap();
-    let hash: String = digest(&SHA256, &content).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash: Vec<_> = digest(&SHA256, &content).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash.concat();
     let index = scene.sandbox.index();
     let file = index.replace("/simple/", &format!("/acme-locked/{wheel}"));
     let project = format!(

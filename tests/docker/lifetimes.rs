@@ -116,9 +116,7 @@ fn in_the_middle<'a>(
         let build = scope.spawn(build);
         let give_up = Instant::now() + Duration::from_secs(120);
         while !google.registry_requests().iter().any(|request| request.path.contains("acme-middle")) {
-            if build.is_finished() {
-                panic!("{}", build.join().unwrap().log);
-            }
+            assert!(!build.is_finished(), "{}", build.join().unwrap().log);
             assert!(Instant::now() < give_up, "the step never came to its middle");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -134,7 +132,8 @@ fn assert_whole(scene: &Scene, built: &Built) {
     let wheel = "acme_large-1.0.0-py3-none-any.whl";
     let content = scene.sandbox.google.file("acme", "private", "acme-large", wheel).unwrap();
     let digest = digest(&SHA256, &content);
-    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: Vec<_> = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex.concat();
     assert_eq!(told_once(built, "digest").trim(), hex);
 }
 
@@ -170,7 +169,7 @@ fn a_step_of_docker_goes_on_when_the_daemon_is_restarted_in_its_middle() {
 
 #[test]
 fn a_step_of_docker_goes_on_when_the_daemon_is_killed_in_its_middle() {
-    docker_step_goes_on_after(|daemon| daemon.kill());
+    docker_step_goes_on_after(super::harness::Daemon::kill);
 }
 
 #[test]
