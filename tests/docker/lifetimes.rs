@@ -169,7 +169,9 @@ fn a_step_of_docker_goes_on_when_the_daemon_is_restarted_in_its_middle() {
 
 #[test]
 fn a_step_of_docker_goes_on_when_the_daemon_is_killed_in_its_middle() {
-    docker_step_goes_on_after(super::harness::Daemon::kill);
+    docker_step_goes_on_after(|daemon| {
+        daemon.kill();
+    });
 }
 
 #[test]

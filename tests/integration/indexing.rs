@@ -58,11 +58,11 @@ fn the_links_of_a_page_lead_back_and_work_in_both_forms() {
     let page = get(&sandbox, &path);
     assert_eq!((page.status, page.whole), (200, true), "{page:?}");
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
-    let links = links(&page);
-    assert!(links[0].contains("#sha256="), "{links:?}");
-    let from_html = followed(&path, &links[0]);
+    let found = links(&page);
+    assert!(found[0].contains("#sha256="), "{found:?}");
+    let from_html = followed(&path, &found[0]);
     let own = format!("/registry/localhost:{}/acme/private/acme-hello/", sandbox.google.port());
-    assert!(from_html.starts_with(&own), "{links:?}");
+    assert!(from_html.starts_with(&own), "{found:?}");
     let file = get(&sandbox, &from_html);
     let name = from_html.rsplit('/').next().unwrap();
     assert_eq!(Some(file.body), sandbox.google.file("acme", "private", "acme-hello", name));
@@ -79,11 +79,8 @@ fn the_links_of_a_page_lead_back_and_work_in_both_forms() {
     let seen = sandbox.google.registry_requests();
     assert!(seen.iter().all(|request| request.authorization == Authorization::Bearer), "{seen:?}");
     assert_eq!(seen[0].header("accept-encoding"), Some("identity"));
-    let audited = lines(&daemon, 4);
-    assert_eq!(
-        (&audited[0]["verdict"], &audited[0]["repository"]),
-        (&"passed".into(), &"acme/private".into())
-    );
+    let told = lines(&daemon, 4);
+    assert_eq!((&told[0]["verdict"], &told[0]["repository"]), (&"passed".into(), &"acme/private".into()));
 }
 
 #[test]
