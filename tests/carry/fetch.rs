@@ -14,10 +14,10 @@ pub(crate) async fn race(carried: &Path, bare: &Path, bytes: u64, rounds: usize)
     let channel = AgentChannel::at(carried.to_owned());
     fetch(&channel, bytes / 10, Duration::ZERO).await;
     for _ in 0..rounds {
-        let carrier = rate(bytes, fetch(&channel, bytes, Duration::ZERO)).await;
+        let carriage = rate(bytes, fetch(&channel, bytes, Duration::ZERO)).await;
         let two = rate(bytes, bare::fetch(bare, bytes, 2)).await;
         let one = rate(bytes, bare::fetch(bare, bytes, 1)).await;
-        say(&format!("race {carrier:.1} {two:.1} {one:.1}"));
+        say(&format!("race {carriage:.1} {two:.1} {one:.1}"));
     }
 }
 
