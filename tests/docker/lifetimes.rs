@@ -109,7 +109,7 @@ fn in_the_middle<'a>(
     google.add_large_package("acme", "private", "acme-large", "1.0.0", LARGE);
     // Without a strong validator nothing may be resumed.
     let validator = Fault::Headers(vec![("etag", "\"the-only-one\"")]);
-    google.registry_fault_always("/acme/private/acme-large/", validator);
+    google.registry_fault_always("/artifacts-downloads/", validator);
     scene.sandbox.stop();
     let daemon = scene.serve();
     std::thread::scope(|scope| {
