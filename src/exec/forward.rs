@@ -1,6 +1,6 @@
 //! The forwarder: an HTTP proxy on a loopback port, for processes of this user and no others.
 //!
-//! `CONNECT` to a granted host is answered by us ([`intercept`](super::intercept)); to any other host it is a tunnel,
+//! `CONNECT` to a granted host is answered by us (`intercept`); to any other host it is a tunnel,
 //! and nothing in it is read. Beside that the port serves the daemon's index and registry paths. Anything else is
 //! refused with a sentence. No token is in this process, and no request leaves it with one.
 
