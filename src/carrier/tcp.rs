@@ -232,6 +232,7 @@ mod tests {
         let (peer, own) = ("127.0.0.1:50000".parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
         let found = |table: String| uid_in(&table, peer, own);
         assert_eq!(found(line("0100007F:C350", "0100007F:1F90", "01", "7")), Some(1000));
+        assert_eq!(found(line("0100007F:C350", "0100007F:1F90", "04", "7")), Some(1000), "half closed");
         let mapped = "0000000000000000FFFF00000100007F";
         assert_eq!(found(line(&format!("{mapped}:C350"), &format!("{mapped}:1F90"), "01", "7")), Some(1000));
         for (local, remote, state, inode) in [
@@ -239,7 +240,7 @@ mod tests {
             ("0200007F:C350", "0100007F:1F90", "01", "7"),
             ("0100007F:C351", "0100007F:1F90", "01", "7"),
             ("0100007F:C350", "0100007F:1F90", "06", "0"),
-            ("0100007F:C350", "0100007F:1F90", "04", "7"),
+            ("0100007F:C350", "0100007F:1F90", "02", "7"),
             ("0100007F:C350", "0100007F:1F90", "01", "0"),
             ("0100007F", "0100007F:1F90", "01", "7"),
             ("XX00007F:C350", "0100007F:1F90", "01", "7"),

@@ -21,6 +21,7 @@ use super::peer::Peer;
 use super::route::Routes;
 use super::{Bound, Daemon, Socket};
 use crate::carrier::agent::{AgentServer, Incoming};
+use crate::carrier::unix::widen;
 use crate::clock::between;
 use crate::http::server::{Line, serve_connection};
 use crate::sys;
@@ -68,6 +69,7 @@ async fn serve_agent(socket: &UnixListener, crew: &Arc<Crew>) -> io::Result<()> 
         let agent = agent.clone();
         async move {
             let Some(peer) = peer else { return };
+            widen(&stream);
             tokio::select! {
                 () = agent.serve_connection(stream, peer.uid, peer) => {}
                 () = line.hung_up() => {}
