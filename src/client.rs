@@ -151,12 +151,14 @@ impl Client {
                 ),
             },
         };
-        let unnamed = ask.source.is_none() && self.left_behind().is_none();
-        if unnamed && let Some(credential) = self.read_token_file(&ask)? {
+        let left_behind = self.left_behind().is_some();
+        if ask.source.is_none()
+            && !left_behind
+            && let Some(credential) = self.read_token_file(&ask)?
+        {
             return Ok(Got { credential, warning });
         }
         // A daemon that was killed leaves its identity to its helpers, and nobody starts one without it.
-        let left_behind = self.left_behind().is_some();
         let starts = warning.is_none() && !left_behind && self.config.auto_start;
         if starts && fallback::lives_long(self, ask.source.as_ref()) {
             match autostart::start(&self.paths, &self.environment, until) {

@@ -426,10 +426,16 @@ fn read(path: &Path) -> Result<Option<String>, ConfigFault> {
 
 fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigFault> {
     toml::from_str(text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = text.get(..start).unwrap_or_default().matches('\n').count() + 1;
+        let line = line_of(text, &error);
         ConfigFault::Content { path: path.to_owned(), line, message: error.message().to_owned() }
     })
+}
+
+/// The line of a TOML text that an error is about, counted from 1.
+#[must_use]
+pub fn line_of(text: &str, error: &toml::de::Error) -> usize {
+    let start = error.span().map_or(0, |span| span.start).min(text.len());
+    text.get(..start).unwrap_or_default().matches('\n').count() + 1
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

@@ -3,10 +3,11 @@
 //! A file is written under a temporary name in its own directory, synced, renamed over the old one, and then the
 //! directory is synced. It is created with mode 0600; nobody else can read it at any moment.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Puts new content in the place of a file. On an error the old content stays.
 ///
@@ -64,6 +65,25 @@ fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Takes the lock of an open file, waiting up to `patience` for whoever holds it. False where that one kept it. The
+/// lock ends with the file, or with the process.
+///
+/// # Errors
+/// When the file system knows no locks.
+pub fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
+    let give_up = Instant::now() + patience;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() >= give_up => return Ok(false),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(STEP),
+        }
+    }
+}
+
+/// How often a lock is looked at: nothing tells when it falls.
+const STEP: Duration = Duration::from_millis(10);
 /// What a crash leaves behind begins with this.
 pub const TEMPORARY: &str = ".new-";
 

@@ -4,7 +4,7 @@
 //! that outlives a crash: which source decided where an ask named none. A helper that has to answer in process
 //! after the daemon was killed reads it and stays with the same identity.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ask::NamedSource;
+use crate::durable;
 use crate::error::{Fault, Kind};
 use crate::paths::open_regular;
 use crate::sys;
@@ -88,22 +89,11 @@ impl Instance {
             .custom_flags(i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default())
             .open(path)
             .map_err(write)?;
-        let step = Duration::from_millis(20);
-        let mut waited = Duration::ZERO;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Self { file, path: path.to_owned() }),
-                Err(TryLockError::WouldBlock) if waited < patience => {
-                    std::thread::sleep(step);
-                    waited += step;
-                }
-                Err(TryLockError::WouldBlock) => {
-                    let pid = read_note(path).map(|note| note.pid).filter(|pid| *pid != 0);
-                    return Err(InstanceFault::Running { pid });
-                }
-                Err(TryLockError::Error(error)) => return Err(write(error)),
-            }
+        if durable::lock_within(&file, patience).map_err(write)? {
+            return Ok(Self { file, path: path.to_owned() });
         }
+        let pid = read_note(path).map(|note| note.pid).filter(|pid| *pid != 0);
+        Err(InstanceFault::Running { pid })
     }
 
     /// Begins to serve: the socket is bound, and the note takes the place of an older one.

@@ -11,13 +11,14 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::ask::Access;
 use crate::clock::{parse_rfc3339, rfc3339};
+use crate::config::line_of;
 use crate::durable;
 use crate::error::{Fault, Kind};
 use crate::paths::read_regular;
@@ -126,8 +127,7 @@ impl Accounts {
         let path = file(state);
         match read_regular(&path, LARGEST) {
             Ok(text) => toml::from_str(&text).map_err(|error| {
-                let start = error.span().map_or(0, |span| span.start).min(text.len());
-                let line = text.get(..start).unwrap_or_default().matches('\n').count() + 1;
+                let line = line_of(&text, &error);
                 AccountsFault::Content { path, line, message: error.message().to_owned() }
             }),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -206,15 +206,7 @@ pub fn file(state: &Path) -> PathBuf {
 /// A lock that ends with the value, or with the process; nothing where another holds it all that time.
 fn lock(path: &Path, patience: Duration) -> io::Result<Option<File>> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    let give_up = Instant::now() + patience;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(std::fs::TryLockError::Error(error)) => return Err(error),
-            Err(std::fs::TryLockError::WouldBlock) if Instant::now() >= give_up => return Ok(None),
-            Err(std::fs::TryLockError::WouldBlock) => std::thread::sleep(STEP),
-        }
-    }
+    Ok(durable::lock_within(&file, patience)?.then_some(file))
 }
 
 fn write_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -238,7 +230,6 @@ fn read_some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<S
 const HEAD: &str = "# Written by `valetkey login` and `valetkey logout`. No secret is in here.\n\n";
 const LARGEST: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
-const STEP: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {

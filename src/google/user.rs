@@ -4,8 +4,10 @@
 //! The refresh request carries no scope: Google answers `invalid_scope` for one that was not granted word for
 //! word, and such a token is as wide as its login whatever is asked.
 
+use tokio::time::Instant;
+
 use super::credential_file::AuthorizedUser;
-use super::oauth::Exchange;
+use super::oauth::{Exchange, Granted};
 use super::source::{Request, SourceFault, World};
 use crate::secret::AccessToken;
 
@@ -18,6 +20,16 @@ pub async fn mint(
     user: &AuthorizedUser,
     request: Request,
 ) -> Result<AccessToken, SourceFault> {
+    let token = refresh(world, user, request.until).await?.token;
+    let identity = user.account.clone().or_else(|| token.identity.clone());
+    Ok(token.with_identity(identity))
+}
+
+/// Refreshes, and keeps what else the answer says.
+///
+/// # Errors
+/// When Google refuses.
+pub async fn refresh(world: &World, user: &AuthorizedUser, until: Instant) -> Result<Granted, SourceFault> {
     let form = [
         ("grant_type", "refresh_token"),
         ("client_id", user.client_id.as_str()),
@@ -27,14 +39,12 @@ pub async fn mint(
     let exchange = Exchange {
         url: world.endpoints.token(),
         form: &form,
-        until: request.until,
+        until,
         what: "the application default credentials",
         remedy: REMEDY,
         repeats: true,
     };
-    let token = exchange.send(world).await?.token;
-    let identity = user.account.clone().or_else(|| token.identity.clone());
-    Ok(token.with_identity(identity))
+    exchange.send(world).await
 }
 
 const REMEDY: &str = "sign in again with `gcloud auth application-default login`";

@@ -14,8 +14,8 @@ use crate::durable;
 use crate::google::accounts::Login;
 use crate::google::credential_file::CredentialFile;
 use crate::google::endpoints::Endpoints;
-use crate::google::oauth::Exchange;
 use crate::google::source::World;
+use crate::google::user;
 use crate::vault::{StoredSecret, Vaults};
 
 /// Whether gcloud's file still holds this refresh token: to revoke it would sign gcloud's user out, too.
@@ -52,30 +52,16 @@ pub async fn adopt(
     if !path.exists() {
         return Err(nothing(format!("there is no {}", path.display())));
     }
-    let user = match CredentialFile::read(&path, &world.endpoints)? {
+    let found = match CredentialFile::read(&path, &world.endpoints)? {
         CredentialFile::AuthorizedUser(user) => user,
         CredentialFile::ServiceAccount(_) => {
             return Err(nothing(format!("{} is a service account's key", path.display())));
         }
     };
-    world.allow_client(&user.client_id)?;
+    world.allow_client(&found.client_id)?;
     let vault = keep::choose(vaults, state, wish.vault, tell).await?;
-    let form = [
-        ("grant_type", "refresh_token"),
-        ("client_id", user.client_id.as_str()),
-        ("client_secret", user.client_secret.expose()),
-        ("refresh_token", user.refresh_token.expose()),
-    ];
-    let exchange = Exchange {
-        url: world.endpoints.token(),
-        form: &form,
-        until: Instant::now() + Ask::LONGEST,
-        what: "the application default credentials",
-        remedy: "sign in again with `gcloud auth application-default login`",
-        repeats: true,
-    };
-    let granted = exchange.send(world).await?;
-    let told = granted.token.identity.clone().or(user.account).filter(|email| is_plain(email));
+    let granted = user::refresh(world, &found, Instant::now() + Ask::LONGEST).await?;
+    let told = granted.token.identity.clone().or(found.account).filter(|email| is_plain(email));
     let scopes = granted.scopes.unwrap_or_default();
     if !scopes.iter().any(|scope| scope == Access::Write.scope()) {
         return Err(SignInFault::TooNarrow(Access::Write.scope().to_owned()));
@@ -89,17 +75,18 @@ pub async fn adopt(
     }
     world.allow_account(told.as_deref())?;
     let login = Login {
-        account: told.unwrap_or_else(|| format!("unknown-{}", user.refresh_token.fingerprint())),
+        account: told.unwrap_or_else(|| format!("unknown-{}", found.refresh_token.fingerprint())),
         access: Access::Write,
         scopes,
         vault,
-        client_id: user.client_id.clone(),
+        client_id: found.client_id.clone(),
         created: world.clock.now(),
         ends: None,
         adopted: true,
     };
-    let refresh_token = granted.refresh_token.unwrap_or(user.refresh_token);
-    let secret = StoredSecret { refresh_token, client_id: user.client_id, client_secret: user.client_secret };
+    let refresh_token = granted.refresh_token.unwrap_or(found.refresh_token);
+    let secret =
+        StoredSecret { refresh_token, client_id: found.client_id, client_secret: found.client_secret };
     keep::keep(vaults, state, &login, &secret).await?;
     if wish.and_remove {
         let account = login.account.clone();

@@ -12,7 +12,6 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::time::{Instant, timeout_at};
@@ -134,15 +133,11 @@ impl Files {
         let start = Instant::now();
         let unreadable = |source| VaultFault::Unreadable { path: self.0.clone(), source };
         let directory = File::open(&self.0).map_err(unreadable)?;
-        loop {
-            match directory.try_lock() {
-                Ok(()) => return Ok(directory),
-                Err(fs::TryLockError::Error(error)) => return Err(unreadable(error)),
-                Err(fs::TryLockError::WouldBlock) if Instant::now() >= until => {
-                    return Err(VaultFault::Unanswered { vault: Vault::File, waited: start.elapsed() });
-                }
-                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(STEP),
-            }
+        let patience = until.saturating_duration_since(start);
+        if durable::lock_within(&directory, patience).map_err(unreadable)? {
+            Ok(directory)
+        } else {
+            Err(VaultFault::Unanswered { vault: Vault::File, waited: start.elapsed() })
         }
     }
 
@@ -207,5 +202,3 @@ async fn by<T: Send + 'static>(
 
 /// A file system without room for this has none for a login.
 const PROBE: usize = 4 << 10;
-/// Between two looks at the lock of the directory.
-const STEP: Duration = Duration::from_millis(5);
