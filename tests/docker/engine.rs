@@ -157,9 +157,7 @@ impl Engine {
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", self.directory.join("config"))
-            .env("DOCKER_CONFIG", self.directory.join("config"))
-            .env("DOCKER_HOST", self.host())
-            .env("DOCKER_BUILDKIT", "1");
+            .envs(self.variables());
         command
     }
 
@@ -170,17 +168,22 @@ impl Engine {
         let _ = fs::remove_file(&docker);
         std::os::unix::fs::symlink(&self.client, docker).expect("a link");
         let mut command = shell(sandbox, script);
-        command
-            .env("DOCKER_CONFIG", self.directory.join("config"))
-            .env("DOCKER_HOST", self.host())
-            // What is built by default since 23.0.
-            .env("DOCKER_BUILDKIT", "1");
+        command.envs(self.variables());
         command
     }
 
-    /// Where its client finds it.
-    pub(crate) fn host(&self) -> String {
-        format!("unix://{}", self.directory.join("docker.sock").display())
+    pub(crate) fn client(&self) -> &Path {
+        &self.client
+    }
+
+    /// What its client has to know.
+    pub(crate) fn variables(&self) -> [(&'static str, String); 3] {
+        [
+            ("DOCKER_CONFIG", self.directory.join("config").display().to_string()),
+            ("DOCKER_HOST", format!("unix://{}", self.directory.join("docker.sock").display())),
+            // With which all build since 23.0.
+            ("DOCKER_BUILDKIT", "1".to_owned()),
+        ]
     }
 
     /// `docker run --rm` with these arguments.

@@ -33,4 +33,6 @@ mod leaks;
 mod lifetimes;
 mod names;
 mod readme;
+mod remote;
 mod rig;
+mod served;

@@ -36,11 +36,22 @@ impl Chapter {
         self.0.split(&fence).skip(1).map(|part| part.split("```").next().unwrap().to_owned()).collect()
     }
 
-    /// The first code of the second column, in the row whose first column begins so; with what no shell means by it.
+    /// The first code of the second column, in the row whose first column begins so.
     #[track_caller]
     pub(crate) fn row(&self, start: &str) -> String {
+        self.codes_of(start).remove(0)
+    }
+
+    /// The second one there.
+    #[track_caller]
+    pub(crate) fn second(&self, start: &str) -> String {
+        self.codes_of(start).remove(1)
+    }
+
+    #[track_caller]
+    fn codes_of(&self, start: &str) -> Vec<String> {
         let row = self.0.lines().find(|line| line.starts_with(&format!("| {start}"))).expect("the row");
-        codes(row.replace("\\|", "¦").split('|').nth(2).unwrap())[0].replace('¦', "|")
+        codes(row.split(" | ").nth(1).unwrap())
     }
 
     /// The one piece of code in the running text that begins so.
