@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::guard::{Charge, Guard};
-use super::harness::{Run, Sandbox};
 use super::harness::hunt::Place;
+use super::harness::{Run, Sandbox};
 use super::prepared;
 use super::process::{run, run_pipe, run_together};
 

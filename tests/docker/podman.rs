@@ -38,8 +38,7 @@ impl Podman {
         let settings = sandbox.write("home/containers.conf", &settings);
         let places = self.buildah.places().join(" ");
         let policy = self.buildah.policy();
-        let variables =
-            format!("BUILDAH_ISOLATION=chroot TMPDIR={}", self.buildah.temporary().display());
+        let variables = format!("BUILDAH_ISOLATION=chroot TMPDIR={}", self.buildah.temporary().display());
         let script = |more: &str, program: &str| {
             format!(
                 "#!/bin/sh\nverb=$1; shift\n{variables} exec {program} {places} \"$verb\" \

@@ -53,8 +53,7 @@ impl Sshd {
         let client = sandbox.write("home/ssh/config", &client);
         sandbox.script("ssh", &format!("#!/bin/sh\nexec /usr/bin/ssh -F {} \"$@\"\n", client.display()));
         let mut command = Command::new("/usr/sbin/sshd");
-        let mut child =
-            command.args(["-D", "-e", "-f"]).arg(server).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.args(["-D", "-e", "-f"]).arg(server).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         assert!(lines.by_ref().any(|line| line.contains("Server listening")), "sshd does not listen");
         // Whoever logs has to be heard, or it stops.
@@ -86,7 +85,8 @@ fn a_build_on_another_machine_runs_as_printed() {
     let directory = project(&scene, &chapter.dockerfile(engine.base()));
     let image = unique("remote");
     // What is printed for here, and what for there: single quotes, since the path is another one there.
-    let (login, flags) = (chapter.row("another machine over SSH"), chapter.second("another machine over SSH"));
+    let (login, flags) =
+        (chapter.row("another machine over SSH"), chapter.second("another machine over SSH"));
     let there = format!(
         "cd {} && {} build --tag {image} --network none {flags} . && echo '<agent>' $SSH_AUTH_SOCK",
         directory.display(),

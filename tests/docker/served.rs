@@ -204,7 +204,8 @@ fn a_socket_that_the_configuration_adds_is_good_for_a_build() {
     let scene = scene();
     let socket: PathBuf = scene.sandbox.path("run/more.sock");
     let granted = repository(&scene.sandbox, "private");
-    let listener = format!("[[listener]]\nagent = \"{}\"\nrepositories = [\"{granted}\"]\n", socket.display());
+    let listener =
+        format!("[[listener]]\nagent = \"{}\"\nrepositories = [\"{granted}\"]\n", socket.display());
     let owner = Owner::serve(&scene, &listener);
     engine.valetkey();
     let text = Chapter::read().dockerfile(engine.base());
