@@ -36,3 +36,4 @@ mod readme;
 mod remote;
 mod rig;
 mod served;
+mod wider;
