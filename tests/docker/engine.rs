@@ -25,9 +25,9 @@ use super::process::{run, run_pipe, run_together};
 pub(crate) enum Release {
     /// Debian's package on this machine: 20.10, the first with a BuildKit that has every mount, on Debian 12.
     Installed,
-    /// Debian 13's engine, with the newest client and buildx.
+    /// Debian 13's engine, client and buildx.
     Trixie,
-    /// The newest engine that Debian has.
+    /// The newest engine, client and buildx that Debian has.
     Sid,
 }
 
@@ -96,22 +96,27 @@ impl Engine {
         }
         let (dockerd, client) = match release {
             Release::Installed => ("installed/dockerd", "installed/docker"),
-            Release::Trixie => ("trixie/usr/sbin/dockerd", "client/docker"),
+            Release::Trixie => ("trixie/usr/sbin/dockerd", "trixie/usr/bin/docker"),
             Release::Sid => ("sid/usr/sbin/dockerd", "client/docker"),
         };
         let (dockerd, client) = (prepared::find(dockerd)?, prepared::find(client)?);
-        let buildx = prepared::find("client/docker-buildx")?;
+        let plugins = match release {
+            Release::Trixie => "trixie/usr/libexec/docker/cli-plugins",
+            _ => "client",
+        };
+        let plugins = [
+            prepared::find(&format!("{plugins}/docker-buildx"))?,
+            prepared::find(&format!("{plugins}/docker-compose"))?,
+        ];
         let number = release as u8 + if remapped { 3 } else { 0 };
         let name = format!("{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(format!("vk-engine-{name}"));
         let data = prepared::directory().join(format!("run-{name}"));
         fs::create_dir_all(directory.join("config/cli-plugins")).expect("a directory");
         fs::create_dir_all(&data).expect("a directory");
-        let plugins = directory.join("config/cli-plugins");
-        std::os::unix::fs::symlink(buildx, plugins.join("docker-buildx")).expect("a link");
-        let compose = prepared::directory().join("client/docker-compose");
-        if compose.exists() {
-            std::os::unix::fs::symlink(compose, plugins.join("docker-compose")).expect("a link");
+        for plugin in plugins {
+            let link = directory.join("config/cli-plugins").join(plugin.file_name().expect("a name"));
+            std::os::unix::fs::symlink(plugin, link).expect("a link");
         }
         let dockerd = if remapped { with_other_users(&directory, &dockerd) } else { dockerd };
         let (bridge, address) = bridge(number);
