@@ -141,9 +141,9 @@ fn the_build_runs_as_printed_on_every_engine() {
     for engine in Engine::all() {
         let scene = scene();
         project(&scene, &chapter.dockerfile(engine.base()));
-        let build = named(&scene, &chapter.command("docker build $(valetkey docker args"));
+        let printed = named(&scene, &chapter.command("docker build $(valetkey docker args"));
         // What is printed for the build says the same as the README, and whether the program has to be loaded first.
-        let args = build.split(['(', ')']).nth(1).unwrap();
+        let args = printed.split(['(', ')']).nth(1).unwrap();
         let said = run(&mut engine.shell(&scene.sandbox, args), PATIENCE);
         assert_success(&said);
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
@@ -155,11 +155,11 @@ fn the_build_runs_as_printed_on_every_engine() {
         if is_loaded {
             assert_success(&run(&mut engine.shell(&scene.sandbox, &load), PATIENCE));
         }
-        let built = build_in(engine, &scene, &build, None);
+        let built = build_in(engine, &scene, &printed, None);
         scene.hunt(&built, &engine.export(&built.image), engine.stores());
         assert_eq!(built.log.contains("[context valetkey]"), !is_loaded, "{}", built.log);
         if engine.release == Release::Sid {
-            let other = build.replacen("docker build", "docker buildx build --no-cache", 1);
+            let other = printed.replacen("docker build", "docker buildx build --no-cache", 1);
             build_in(engine, &scene, &other, None);
         }
     }
