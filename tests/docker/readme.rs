@@ -248,3 +248,12 @@ fn a_token_file_is_mounted_as_printed() {
         fs::remove_file(scene.sandbox.path("home/token")).unwrap();
     }
 }
+
+/// Needs no builder, but belongs to the chapter.
+#[test]
+fn the_printed_policy_is_understood() {
+    let blocks = Chapter::read().blocks("toml");
+    let [_, policy] = &blocks[..] else { panic!("{blocks:?}") };
+    let policy: valetkey::config::policy::Policy = toml::from_str(policy).unwrap();
+    assert!(policy.repositories.is_some() && policy.oauth_client.is_some(), "{policy:?}");
+}
