@@ -102,7 +102,7 @@ pub(crate) fn step(command: &str) -> String {
     format!("RUN {SOCKET} {PROGRAM} {command}\n")
 }
 
-/// The same for buildah, which cannot mount from an image without the word `bind`.
+/// The same for buildah, which takes a mount without a type for another of the type before it.
 pub(crate) fn buildah_step(buildah: &Buildah, command: &str) -> String {
     step(command).replace("--mount=from=valetkey", &format!("--mount=type=bind,from={}", buildah.valetkey()))
 }

@@ -75,7 +75,7 @@ pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<Exi
     print(&format!("{words}\n"))?;
     terminal::say(&format!(
         "open until {}. In the Dockerfile:\n\n  RUN --mount=type=ssh,id=valetkey,required=true \\\n      \
-         --mount=from=valetkey,source=/valetkey,target=/usr/bin/valetkey \\\n      \
+         --mount=type=bind,from=valetkey,source=/valetkey,target=/usr/bin/valetkey \\\n      \
          valetkey exec -- pip install -r requirements.txt\n\n",
         opened.until
     ));
