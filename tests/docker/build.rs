@@ -45,11 +45,15 @@ fn another_repository_is_refused_and_the_line_that_would_grant_it_is_named() {
     let (scene, flags) = Scene::new();
     engine.valetkey();
     scene.sandbox.google.add_package("acme", "other", "acme-other", "1.0.0", &[]);
+    scene.mint();
     let other = scene.sandbox.google.index_url("acme", "other");
     let text = dockerfile(engine.base(), &other, "").replace("acme-hello\n", "acme-other\n");
     let built = engine.build(&text, &[], &flags);
     assert_ne!(built.code, Some(0), "{}", built.log);
+    let line = format!("[build] repositories = [\"https://{}/acme/other\"]", scene.host());
+    assert!(built.log.contains(&line), "{}", built.log);
     Sandbox::wait_until("the refusal is in the log", || scene.sandbox.log().contains("is not granted here"));
+    scene.hunt_in(&built, engine.stores());
 }
 
 #[test]
@@ -60,7 +64,7 @@ fn a_daemon_that_is_started_again_opens_the_same_socket() {
     scene.sandbox.stop();
     let _daemon = scene.serve();
     let text = dockerfile(engine.base(), &scene.sandbox.index(), "");
-    engine.build(&text, &[], &scene.flags).assert_success();
+    scene.build(engine, &text, &[], &scene.flags);
     assert_eq!(flags, scene.flags);
 }
 
@@ -71,5 +75,5 @@ fn a_user_of_the_image_installs_as_root_does() {
     engine.valetkey();
     let before = "RUN useradd --create-home dev\nUSER dev\n";
     let text = dockerfile(engine.base(), &scene.sandbox.index(), before);
-    engine.build(&text, &[], &flags).assert_success();
+    scene.build(engine, &text, &[], &flags);
 }
