@@ -51,10 +51,13 @@ impl Setting {
         self.machine.scene.build(engine, &text, &context, &flags)
     }
 
-    /// The names that the public index was asked for.
+    /// Of which packages the public index was asked for pages or files.
     fn asked(&self) -> Vec<String> {
-        let name = |path: &str| path.split('/').nth(4).unwrap_or_default().to_owned();
-        self.public.registry_requests().iter().map(|request| name(&request.path)).collect()
+        let requests = self.public.registry_requests();
+        let below = |path: &str| {
+            path.strip_prefix("/pub/lic/").map(|path| path.trim_start_matches("simple/").to_owned())
+        };
+        requests.iter().filter_map(|request| below(&request.path)).collect()
     }
 }
 

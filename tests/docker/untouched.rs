@@ -51,8 +51,8 @@ fn git_curl_and_public_packages_reach_their_own_hosts_in_a_build() {
         ),
         format!("{tools} curl -v --fail --cacert /public.pem {origin}/pub/file.txt"),
         format!(
-            "pip install --no-cache-dir --break-system-packages --cert /public.pem \
-             --index-url {origin}/pub/lic/simple/ everybodys"
+            "PIP_CERT=/public.pem REQUESTS_CA_BUNDLE=/public.pem pip install --no-cache-dir \
+             --break-system-packages --index-url {origin}/pub/lic/simple/ everybodys"
         ),
     ];
     let steps = commands.map(|command| {
