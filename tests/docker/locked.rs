@@ -105,7 +105,7 @@ fn npm_and_curl_read_a_private_registry_in_a_build() {
     let _daemon = machine.serve();
     let flags = machine.flags(&["europe-west1/acme/npm", "europe-west1/acme/private"]);
     let files = project!("npm/package.json", "npm/package-lock.json", "npm/.npmrc");
-    let npm = "env PATH=/tools/opt/node/bin:$PATH npm ci --no-audit --no-fund --no-update-notifier --fetch-retries=0";
+    let npm = "env PATH=/tools/opt/node/bin:$PATH npm ci --no-audit --no-fund --fetch-retries=0";
     let view = "env PATH=/tools/opt/node/bin:$PATH npm view acme-hello version";
     let curl = format!(
         "env LD_LIBRARY_PATH=$(echo /tools/usr/lib/*-linux-gnu) /tools/usr/bin/curl -fsS https://{NPM}/acme/npm/acme-hello \
