@@ -1,8 +1,9 @@
 //! `docker build` and `buildah bud` with one mounted socket: what is installed, and what is not left behind.
 
 use super::buildah::Buildah;
-use super::engine::Engine;
+use super::engine::{Built, Engine, Release, context_directory, unique};
 use super::harness::Sandbox;
+use super::machine::{Machine, PYTHON};
 use super::scene::Scene;
 
 /// One step that installs with pip, as the README has it.
@@ -28,6 +29,44 @@ fn pip_installs_in_docker_without_a_network_and_no_token_is_inside() {
     }
 }
 
+/// The commands and the Dockerfile of README's first page on builds, as they stand there, with every engine.
+#[test]
+fn what_the_readme_prints_works_as_it_is() {
+    let chapter = include_str!("../../README.md").split_once("\n## Docker\n").unwrap().1;
+    let step = chapter.split_once("```dockerfile\n").unwrap().1.split_once("```").unwrap().0;
+    let build = chapter.lines().find(|line| line.starts_with("    docker build $(")).unwrap().trim();
+    let load = chapter.lines().find(|line| line.starts_with("    valetkey docker image |")).unwrap().trim();
+    let build = build.replace("PROJECT/REPOSITORY", "acme/private");
+    for engine in Engine::all() {
+        let Some(machine) = Machine::new() else { return };
+        let _daemon = machine.serve();
+        let sandbox = &machine.scene.sandbox;
+        let requirements = format!("--index-url https://{PYTHON}/acme/private/simple/\nacme-hello\n");
+        let text = format!(
+            "FROM {}\nENV PIP_BREAK_SYSTEM_PACKAGES=1\nCOPY requirements.txt .\n{step}",
+            engine.base()
+        );
+        let context = context_directory(&text, &[("requirements.txt", requirements.as_bytes())]);
+        // 20.10 knows no build contexts, and says so.
+        let load = if engine.release == Release::Installed { format!("{load}; ") } else { String::new() };
+        let image = unique("readme");
+        let script = format!("cd {}; {load}{build}", context.path().display());
+        let script =
+            script.replace("docker build ", &format!("docker build --progress=plain --tag {image} "));
+        let run = engine.shell(sandbox, &script);
+        let built = Built { code: run.code, log: run.stdout, image, took: run.took };
+        built.assert_success();
+        assert!(
+            built.log.contains("Successfully installed acme-greeting-1.0.0 acme-hello-1.0.0"),
+            "{}",
+            built.log
+        );
+        let says = built.log.contains("load the program first");
+        assert_eq!(says, engine.release == Release::Installed, "{}", built.log);
+        machine.scene.hunt(&built, &engine.export(&built.image), engine.stores());
+    }
+}
+
 #[test]
 fn pip_installs_in_buildah_and_no_token_is_inside() {
     let Some(buildah) = Buildah::find() else { return };
@@ -41,7 +80,7 @@ fn pip_installs_in_buildah_and_no_token_is_inside() {
 
 #[test]
 fn another_repository_is_refused_and_the_line_that_would_grant_it_is_named() {
-    let Some(engine) = Engine::of(super::engine::Release::Installed) else { return };
+    let Some(engine) = Engine::of(Release::Installed) else { return };
     let (scene, flags) = Scene::new();
     engine.valetkey();
     scene.sandbox.google.add_package("acme", "other", "acme-other", "1.0.0", &[]);
@@ -58,7 +97,7 @@ fn another_repository_is_refused_and_the_line_that_would_grant_it_is_named() {
 
 #[test]
 fn a_daemon_that_is_started_again_opens_the_same_socket() {
-    let Some(engine) = Engine::of(super::engine::Release::Installed) else { return };
+    let Some(engine) = Engine::of(Release::Installed) else { return };
     let (scene, flags) = Scene::new();
     engine.valetkey();
     scene.sandbox.stop();
@@ -70,7 +109,7 @@ fn a_daemon_that_is_started_again_opens_the_same_socket() {
 
 #[test]
 fn a_user_of_the_image_installs_as_root_does() {
-    let Some(engine) = Engine::of(super::engine::Release::Installed) else { return };
+    let Some(engine) = Engine::of(Release::Installed) else { return };
     let (scene, flags) = Scene::new();
     engine.valetkey();
     let before = "RUN useradd --create-home dev\nUSER dev\n";

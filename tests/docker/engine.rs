@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::guard::{Charge, Guard};
-use super::harness::Run;
 use super::harness::hunt::Place;
+use super::harness::{Run, Sandbox};
 use super::prepared;
 use super::process::{run, run_pipe, run_together};
 
@@ -150,6 +150,24 @@ impl Engine {
             .env("DOCKER_HOST", format!("unix://{}", self.directory.join("docker.sock").display()))
             .env("DOCKER_BUILDKIT", "1");
         command
+    }
+
+    /// What a person types into a shell: `docker` is this engine's client, and `valetkey` the static program.
+    #[track_caller]
+    pub(crate) fn shell(&self, sandbox: &Sandbox, script: &str) -> Run {
+        let programs = self.directory.join("programs");
+        if !programs.exists() {
+            fs::create_dir(&programs).expect("a directory");
+            let valetkey = prepared::static_program().expect("the static program");
+            std::os::unix::fs::symlink(valetkey, programs.join("valetkey")).expect("a link");
+            std::os::unix::fs::symlink(&self.client, programs.join("docker")).expect("a link");
+        }
+        let mut shell = sandbox.command("/bin/sh");
+        let engine = self.docker::<&str>(&[]);
+        let variables = engine.get_envs().filter(|(name, _)| name.to_string_lossy().starts_with("DOCKER_"));
+        shell.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+        let path = format!("{}:/usr/bin:/bin", programs.display());
+        run_together(shell.env("PATH", path).args(["-ec", script]), PATIENCE)
     }
 
     /// `docker run --rm` with these arguments.
