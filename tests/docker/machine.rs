@@ -24,7 +24,7 @@ impl Machine {
         if !prepared::is_root() {
             return None;
         }
-        let names = [PYTHON, NPM, OAUTH].map(str::to_owned);
+        let names = NAMES.map(str::to_owned);
         let address = own_address();
         let sandbox = Sandbox::with(Options {
             listen: SocketAddr::from((address, 443)),
@@ -35,7 +35,7 @@ impl Machine {
         sandbox.sign_in();
         let machine = Self { scene: Scene { sandbox, flags: Vec::new() } };
         machine.configure("");
-        let hosts = format!("127.0.0.1 localhost\n{address} {PYTHON} {NPM} {OAUTH}\n");
+        let hosts = format!("127.0.0.1 localhost\n{address} {}\n", NAMES.join(" "));
         machine.scene.sandbox.write("hosts", &hosts);
         Some(machine)
     }
@@ -96,3 +96,5 @@ const MOVE_IN: &str = "mount --bind \"$1/hosts\" /etc/hosts; mount -t tmpfs tmpf
 pub(crate) const PYTHON: &str = "europe-west1-python.pkg.dev";
 pub(crate) const NPM: &str = "europe-west1-npm.pkg.dev";
 const OAUTH: &str = "oauth2.googleapis.com";
+/// All that lead to the stand-in. Its repositories are the same at each; those that the API tells of are in `europe`.
+const NAMES: [&str; 5] = [PYTHON, NPM, OAUTH, "europe-python.pkg.dev", "artifactregistry.googleapis.com"];
