@@ -34,9 +34,9 @@ fn pip_installs_in_docker_without_a_network_and_no_token_is_inside() {
 fn what_the_readme_prints_works_as_it_is() {
     let chapter = include_str!("../../README.md").split_once("\n## Docker\n").unwrap().1;
     let step = chapter.split_once("```dockerfile\n").unwrap().1.split_once("```").unwrap().0;
-    let build = chapter.lines().find(|line| line.starts_with("    docker build $(")).unwrap().trim();
+    let command = chapter.lines().find(|line| line.starts_with("    docker build $(")).unwrap().trim();
     let load = chapter.lines().find(|line| line.starts_with("    valetkey docker image |")).unwrap().trim();
-    let build = build.replace("PROJECT/REPOSITORY", "acme/private");
+    let command = command.replace("PROJECT/REPOSITORY", "acme/private");
     for engine in Engine::all() {
         let Some(machine) = Machine::new() else { return };
         let _daemon = machine.serve();
@@ -50,7 +50,7 @@ fn what_the_readme_prints_works_as_it_is() {
         // 20.10 knows no build contexts, and says so.
         let load = if engine.release == Release::Installed { format!("{load}; ") } else { String::new() };
         let image = unique("readme");
-        let script = format!("cd {}; {load}{build}", context.path().display());
+        let script = format!("cd {}; {load}{command}", context.path().display());
         let script =
             script.replace("docker build ", &format!("docker build --progress=plain --tag {image} "));
         let run = engine.shell(sandbox, &script);
