@@ -45,6 +45,7 @@ pub(crate) struct Engine {
     data: PathBuf,
     base: OnceLock<()>,
     small: OnceLock<()>,
+    tools: OnceLock<()>,
     valetkey: OnceLock<()>,
     _guard: Guard,
 }
@@ -130,6 +131,7 @@ impl Engine {
             data,
             base: OnceLock::new(),
             small: OnceLock::new(),
+            tools: OnceLock::new(),
             valetkey: OnceLock::new(),
             _guard: guard,
         };
@@ -237,6 +239,14 @@ impl Engine {
             self.import(&tar, SMALL);
         });
         SMALL
+    }
+
+    /// What a step may mount, by this name: git, curl, Node with npm, poetry, pdm and uv.
+    #[track_caller]
+    pub(crate) fn tools(&self) -> Option<&'static str> {
+        let tar = prepared::find("tools.tar")?;
+        self.tools.get_or_init(|| self.import(&tar, TOOLS_IMAGE));
+        Some(TOOLS_IMAGE)
     }
 
     #[track_caller]
@@ -407,5 +417,6 @@ pub(crate) const REMAPPED: u32 = 200_000;
 
 const BASE: &str = "python-of-debian";
 const SMALL: &str = "busybox-of-debian";
+const TOOLS_IMAGE: &str = "tools-of-debian";
 /// For one command; the longest builds install things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);

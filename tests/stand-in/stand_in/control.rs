@@ -250,6 +250,11 @@ impl Control {
         true
     }
 
+    /// Serves these bytes at this path, to whoever may read: packages of another format, or a file of any server.
+    pub fn add_raw(&self, path: &str, content_type: &str, content: impl Into<Bytes>) {
+        self.state().raw.insert(path.to_owned(), (content_type.to_owned(), content.into()));
+    }
+
     /// The content of a published or uploaded file.
     pub fn file(&self, project: &str, repo: &str, name: &str, filename: &str) -> Option<Vec<u8>> {
         let state = self.state();

@@ -96,6 +96,9 @@ fn page(control: &Control, call: &Call, token: Option<&str>) -> Answer {
     if !control.state().open_to_all {
         authorize(control, token, writes)?;
     }
+    if let Some((kind, content)) = control.state().raw.get(&call.path).filter(|_| !writes) {
+        return Ok(with_type(200, kind, content.clone()));
+    }
     let segments: Vec<&str> = call.path.split('/').skip(1).collect();
     let (project, repo) = match segments.as_slice() {
         ["artifacts-downloads", "namespaces", project, "repositories", repo, ..] | [project, repo, _, ..] => {

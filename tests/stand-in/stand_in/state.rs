@@ -96,6 +96,8 @@ pub(super) struct State {
     pub(super) open_to_all: bool,
     /// Whether pages come as JSON to whoever accepts it.
     pub(super) serves_json: bool,
+    /// Content type and bytes by path, of whatever is no Python package.
+    pub(super) raw: HashMap<String, (String, Bytes)>,
     /// What the random addresses that files redirect to stand for.
     pub(super) downloads: HashMap<String, Bytes>,
     pub(super) token_requests: Vec<TokenRequest>,
@@ -200,6 +202,7 @@ impl Default for State {
             repositories: HashMap::new(),
             open_to_all: false,
             serves_json: false,
+            raw: HashMap::new(),
             downloads: HashMap::new(),
             token_requests: Vec::new(),
             authorizations: Vec::new(),
