@@ -16,7 +16,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use url::{Position, Url};
 
 use super::Daemon;
-use super::passing::{self, Record, Still};
+use super::passing::{self, Record, still_granted};
 use super::peer::Peer;
 use super::post::Post;
 use crate::ask::Access;
@@ -214,7 +214,7 @@ impl<'a> Visit<'a> {
 
     /// Sends a registry's page, for as long as it is granted.
     fn send(&self, record: Record, reply: Reply, rewriter: Option<Rewriter>, is_head: bool) -> Reply {
-        let still = Still { post: Arc::clone(self.post), uid: self.peer.uid, record: &record }.watch();
+        let still = still_granted(self.post, self.peer, &record);
         let rewritten = reply.map(|body| match rewriter {
             Some(rewriter) => Body::stream(Rewritten { body, rewriter: Some(rewriter) }),
             None => body,

@@ -36,6 +36,7 @@ mod login_dead;
 mod logout;
 mod network;
 mod passing;
+mod passing_on;
 mod peers;
 mod socket_directory;
 mod token_endpoint;
