@@ -466,8 +466,8 @@ fn unsendable() -> Failure {
     Failure::new(Kind::Local, "the request cannot be sent on")
 }
 
-/// For an answer of Google's API.
-const API_TIME: Duration = Duration::from_secs(5);
+/// For an answer of Google's API: a little less than the merged index waits for it.
+const API_TIME: Duration = Duration::from_secs(4);
 /// They speak of the bytes that the registry sent.
 const OF_OTHER_BYTES: [header::HeaderName; 5] = [
     header::ACCEPT_RANGES,
