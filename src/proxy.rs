@@ -8,7 +8,7 @@
 //!
 //! Status codes pass, but for one: a 401 says that *our* token was refused, which nobody behind us can mend, and pip
 //! would ask a person for a password. It renews the token once; if that is refused as well, the answer is a problem
-//! document with status 502. A 403 is the registry's word on what the identity may do, and passes.
+//! document with status 502, as it is where we send none. A 403 is the registry's word on what the identity may do, and passes.
 
 pub mod headers;
 pub mod index;
@@ -89,6 +89,9 @@ pub enum ProxyFault {
     /// The registry does not take the token, nor the next one.
     #[error("{host} refuses the token{}", identity.as_deref().map(|it| format!(" of {it}")).unwrap_or_default())]
     Unauthorized { host: String, identity: Option<String> },
+    /// Where a download was sent on to, or a key that everybody may read.
+    #[error("{host} asks for a credential where valetkey sends none")]
+    Closed { host: String },
     /// The registry refused the token after the body of an upload had begun.
     #[error("{host} refused the token in the middle of an upload")]
     Interrupted { host: String },
@@ -99,7 +102,7 @@ impl Fault for ProxyFault {
         match self {
             Self::Method(_) => Kind::Refused,
             Self::Body(_) => Kind::Usage,
-            Self::Unauthorized { .. } | Self::Interrupted { .. } => Kind::Upstream,
+            Self::Unauthorized { .. } | Self::Closed { .. } | Self::Interrupted { .. } => Kind::Upstream,
         }
     }
 
@@ -107,7 +110,7 @@ impl Fault for ProxyFault {
         match self {
             Self::Unauthorized { .. } => Some("run `valetkey doctor` where the daemon runs".to_owned()),
             Self::Interrupted { .. } => Some("upload again: the token has been renewed".to_owned()),
-            Self::Method(_) | Self::Body(_) => None,
+            Self::Method(_) | Self::Body(_) | Self::Closed { .. } => None,
         }
     }
 }
@@ -216,6 +219,10 @@ impl Proxy {
                 }
                 (token, renewed) = (Some(next), true);
                 continue;
+            }
+            if answer.status() == StatusCode::UNAUTHORIZED {
+                let host = hop.uri.host().unwrap_or_default().to_owned();
+                return Err(ProxyFault::Closed { host }.into());
             }
             let location = answer.headers().get(LOCATION);
             let Some(location) = location.filter(|_| is_redirect(answer.status()) && errand.is_followed())

@@ -164,6 +164,8 @@ impl<'a> Visit<'a> {
     pub(super) async fn merged(self, request: &Request<Incoming>) -> Reply {
         let path = request.uri().path();
         let name = path.strip_prefix(SIMPLE).unwrap_or_default();
+        // pipenv puts a slash behind the address of an index, which has one.
+        let name = name.strip_prefix('/').unwrap_or(name);
         let name = name.strip_suffix('/').unwrap_or(name);
         let Some(merged) = self.daemon.merged() else {
             return problem(&nowhere().with_hint("the merged index is configured as [index] in config.toml"));
@@ -469,10 +471,15 @@ fn unsendable() -> Failure {
 /// For an answer of Google's API: a little less than the merged index waits for it.
 const API_TIME: Duration = Duration::from_secs(4);
 /// They speak of the bytes that the registry sent.
-const OF_OTHER_BYTES: [header::HeaderName; 5] = [
-    header::ACCEPT_RANGES,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::ETAG,
-    header::LAST_MODIFIED,
+const OF_OTHER_BYTES: [&str; 10] = [
+    "accept-ranges",
+    "content-digest",
+    "content-encoding",
+    "content-length",
+    "content-md5",
+    "digest",
+    "etag",
+    "last-modified",
+    "repr-digest",
+    "x-goog-hash",
 ];

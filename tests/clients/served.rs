@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 
-use super::client::{Client, Identity, assert_success, run, site};
+use super::client::{Client, Identity, assert_success, run, site, skip};
 use super::harness::{Daemon, Sandbox};
+use super::stand_in::{Authorization, Fault, Options, StandIn};
 
 /// A daemon with a port at which the private repository is granted.
 pub(super) struct Port<'a> {
@@ -198,6 +200,77 @@ fn pip_newest_installs_from_one_repository_through_the_agent() {
 #[test]
 fn pip_newest_installs_from_the_merged_index_through_the_agent() {
     installs_through_the_agent("pip-newest", true);
+}
+
+/// A registry of another format beside the stand-in's own, in front of a daemon that may write to it.
+fn beside(sandbox: &Sandbox, format: &str) -> StandIn {
+    let other = StandIn::start(Options::default());
+    other.open_to_all();
+    fs::write(sandbox.path("ca.pem"), sandbox.google.ca_pem() + &other.ca_pem()).unwrap();
+    sandbox
+        .configure(&format!("[[registry]]\nhost = \"localhost:{}\"\nformat = \"{format}\"\n", other.port()));
+    sandbox.sign_in();
+    other
+}
+
+fn exec(sandbox: &Sandbox, program: &str) -> Command {
+    let mut command = sandbox.valetkey();
+    command.env("PATH", "/usr/local/bin:/usr/bin:/bin").args(["exec", "--", program]);
+    command
+}
+
+/// npm names a scoped package with an encoded slash.
+#[test]
+fn npm_reads_a_scoped_package_under_exec() {
+    if !Path::new("/usr/bin/npm").exists() {
+        return skip("there is no npm");
+    }
+    let sandbox = Sandbox::new();
+    let other = beside(&sandbox, "npm");
+    let _daemon = sandbox.serve();
+    let version = r#"{"name":"@acme/hello","version":"1.2.3","dist":{"tarball":"https://x.test/x.tgz"}}"#;
+    let text = format!(
+        r#"{{"name":"@acme/hello","dist-tags":{{"latest":"1.2.3"}},"versions":{{"1.2.3":{version}}}}}"#
+    );
+    other.registry_fault_always("/acme/npm/", Fault::Body { status: 200, text });
+    let mut npm = exec(&sandbox, "npm");
+    let registry = format!("--registry=https://localhost:{}/acme/npm/", other.port());
+    npm.args(["view", "@acme/hello", "version", &registry, "--fetch-retries=0", "--no-update-notifier"]);
+    let viewed = run(&sandbox, &mut npm);
+    assert_success(&viewed);
+    assert_eq!(viewed.stdout.trim(), "1.2.3");
+    assert_eq!(other.registry_requests().pop().unwrap().target, "/acme/npm/@acme%2fhello");
+}
+
+/// Behind `exec` a client believes that it speaks with the registry itself: an upload goes on there.
+#[test]
+fn the_next_step_of_an_upload_is_at_the_registry_for_whoever_runs_under_exec() {
+    if !Path::new("/usr/bin/curl").exists() {
+        return skip("there is no curl");
+    }
+    let sandbox = Sandbox::new();
+    let other = beside(&sandbox, "docker");
+    let _daemon = sandbox.serve();
+    let origin = format!("https://localhost:{}", other.port());
+    let session = "/artifacts-uploads/namespaces/acme/repositories/private/uploads/x";
+    let step = |method: &str, path: &str, body: &str| {
+        let address = format!("{origin}{path}");
+        let words = ["-siS", "--max-time", "30", "-X", method, "--data-binary", body, &address];
+        let step = run(&sandbox, exec(&sandbox, "curl").args(words));
+        assert_success(&step);
+        let place = step.stdout.lines().find_map(|line| line.strip_prefix("location: ")).map(str::to_owned);
+        (step.stdout, place)
+    };
+    for location in [format!("{session}?a=1"), format!("{origin}{session}?a=1")] {
+        other.registry_fault("/v2/", Fault::Redirect { code: 202, location });
+        let (said, place) = step("POST", "/v2/acme/private/app/blobs/uploads/", "");
+        assert_eq!(place.as_deref(), Some(&*format!("{session}?a=1")), "{said}");
+    }
+    other.registry_fault("/artifacts-uploads/", Fault::status(201));
+    let (said, _) = step("PUT", &format!("{session}?a=1&digest=sha256:00"), "a piece");
+    assert!(said.contains(" 201 "), "{said}");
+    let last = other.registry_requests().pop().unwrap();
+    assert_eq!((last.body, last.authorization), (7, Authorization::Bearer));
 }
 
 /// A wheel that is not in the private repository yet, on the disk.

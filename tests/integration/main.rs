@@ -40,6 +40,7 @@ mod logout;
 mod network;
 mod passing;
 mod passing_on;
+mod patience;
 mod peers;
 mod socket_directory;
 mod token_endpoint;

@@ -94,6 +94,8 @@ pub(super) struct State {
     pub(super) repositories: HashMap<String, Repository>,
     /// Whether the registry wants to know who asks.
     pub(super) open_to_all: bool,
+    /// Whether an answer stops in the middle of its head.
+    pub(super) stops_in_heads: bool,
     /// Whether pages come as JSON to whoever accepts it.
     pub(super) serves_json: bool,
     /// What the random addresses that files redirect to stand for.
@@ -199,6 +201,7 @@ impl Default for State {
             registry_faults: Vec::new(),
             repositories: HashMap::new(),
             open_to_all: false,
+            stops_in_heads: false,
             serves_json: false,
             downloads: HashMap::new(),
             token_requests: Vec::new(),
