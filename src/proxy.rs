@@ -190,10 +190,10 @@ impl Proxy {
         passed: &mut Passed,
     ) -> Result<Response<Download>, Failure> {
         let mut wanted = Wanted { registry: target.registry.clone(), access: errand.access, refused: None };
-        let mut token = match errand.with_token {
-            true => Some(passed.note((self.tokens)(wanted.clone()).await?)),
-            false => None,
-        };
+        let mut token = None;
+        if errand.with_token {
+            token = Some(passed.note((self.tokens)(wanted.clone()).await?));
+        }
         let mut hop = Hop { uri: target.uri.clone(), with_token: errand.with_token };
         let repeatable = body.is_none();
         let (mut renewed, mut hops) = (false, 0);

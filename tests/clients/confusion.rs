@@ -7,7 +7,7 @@
 use super::client::{Client, run, site};
 use super::detour::Detour;
 use super::harness::{Run, Sandbox};
-use super::served::{Port, pip};
+use super::served::{Served, pip};
 use super::stand_in::{Fault, Options, StandIn};
 
 struct World {
@@ -35,15 +35,15 @@ impl World {
         Some(Self { sandbox, public, detour, client })
     }
 
-    fn serve(&self, private: &str) -> Port<'_> {
+    fn serve(&self, private: &str) -> Served<'_> {
         let public = self.public.index_url("pub", "lic");
         let index = format!(
             "[index]\nrepositories = [\"europe/acme/private\"]\nprivate = [{private}]\npublic = \"{public}\"\n"
         );
-        Port::open_to_google(&self.sandbox, &self.detour.url, &index)
+        Served::open_to_google(&self.sandbox, &self.detour.url, &index)
     }
 
-    fn install(&self, port: &Port<'_>, requirement: &str) -> Run {
+    fn install(&self, port: &Served<'_>, requirement: &str) -> Run {
         let _ = std::fs::remove_dir_all(site(&self.sandbox));
         run(&self.sandbox, pip(&self.client, &self.sandbox, &port.merged()).arg(requirement))
     }

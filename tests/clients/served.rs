@@ -11,13 +11,13 @@ use super::harness::{Daemon, Sandbox};
 use super::stand_in::{Authorization, Fault, Options, StandIn};
 
 /// A daemon with a port at which the private repository is granted.
-pub(super) struct Port<'a> {
+pub(super) struct Served<'a> {
     sandbox: &'a Sandbox,
     port: u16,
     pub(super) daemon: Daemon<'a>,
 }
 
-impl<'a> Port<'a> {
+impl<'a> Served<'a> {
     fn open(sandbox: &'a Sandbox, access: &str, more: &str) -> Self {
         let port = Self::configure(sandbox, &sandbox.index().replace("/simple/", ""), access, more);
         Self { sandbox, port, daemon: sandbox.serve() }
@@ -87,7 +87,7 @@ fn installs(name: &str, install: fn(&Client, &Sandbox, &str) -> Command) {
         if json {
             sandbox.google.serve_json();
         }
-        let port = Port::open(&sandbox, "read", &merging(&sandbox));
+        let port = Served::open(&sandbox, "read", &merging(&sandbox));
         let index = if merged { port.merged() } else { port.index() };
         assert_success(&run(&sandbox, install(&client, &sandbox, &index).arg("acme-hello")));
         client.assert_installed(&sandbox);
@@ -121,7 +121,7 @@ fn uv_newest_installs_at_a_port() {
 fn installs_project(name: &str, file: &str, text: &str, steps: &[&[&str]]) {
     let Some(client) = Client::find(name) else { return };
     let sandbox = Sandbox::new();
-    let port = Port::open(&sandbox, "read", &merging(&sandbox));
+    let port = Served::open(&sandbox, "read", &merging(&sandbox));
     let file = sandbox.write(&format!("home/app/{file}"), &text.replace("INDEX", &port.index()));
     for step in steps {
         let mut command = client.command(&sandbox, Identity::User, step[0]);
@@ -171,7 +171,7 @@ fn poetry_newest_installs_at_a_port() {
 fn installs_through_the_agent(name: &str, merged: bool) {
     let Some(client) = Client::find(name) else { return };
     let sandbox = Sandbox::new();
-    let port = Port::open(&sandbox, "read", &merging(&sandbox));
+    let port = Served::open(&sandbox, "read", &merging(&sandbox));
     let repository = sandbox.index();
     let mut command = sandbox.valetkey();
     command
@@ -289,7 +289,7 @@ fn publishes(name: &str, upload: fn(&Client, &Sandbox, &str) -> Command) {
     for access in ["read", "write"] {
         let sandbox = Sandbox::new();
         let wheel = new_wheel(&sandbox);
-        let port = Port::open(&sandbox, access, "");
+        let port = Served::open(&sandbox, access, "");
         let address = port.index().replace("/simple/", "/");
         let run = run(&sandbox, upload(&client, &sandbox, &address).arg(wheel));
         let stored = sandbox.google.file("acme", "private", "acme-new", WHEEL).is_some();
