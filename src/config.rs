@@ -176,6 +176,9 @@ pub struct EndpointUrls {
     /// Where a refresh token goes to be revoked.
     #[serde(deserialize_with = "https_url")]
     pub revocation: Option<String>,
+    /// Where repositories are asked about, without the `/v1/` behind it.
+    #[serde(deserialize_with = "https_url")]
+    pub artifact_registry: Option<String>,
     /// Where a browser is sent to sign in. No secret goes there, so plain http may be named on this machine.
     #[serde(deserialize_with = "browser_url")]
     pub authorization: Option<String>,
@@ -185,6 +188,7 @@ impl EndpointUrls {
     fn overlay(&mut self, above: Self) {
         self.token = above.token.or(self.token.take());
         self.revocation = above.revocation.or(self.revocation.take());
+        self.artifact_registry = above.artifact_registry.or(self.artifact_registry.take());
         self.authorization = above.authorization.or(self.authorization.take());
     }
 }

@@ -8,6 +8,8 @@
     reason = "a test fails by panicking, and says where it could not be run"
 )]
 
+#[path = "../harness/detour.rs"]
+mod detour;
 #[path = "../harness/harness.rs"]
 mod harness;
 #[path = "../harness/registry_daemon.rs"]
@@ -22,6 +24,7 @@ mod daemon;
 mod delegation;
 mod exec;
 mod exec_terminal;
+mod existence;
 mod google_login;
 mod granting;
 mod identity;
@@ -36,6 +39,8 @@ mod login_dead;
 mod logout;
 mod network;
 mod passing;
+mod passing_on;
+mod patience;
 mod peers;
 mod socket_directory;
 mod token_endpoint;

@@ -222,6 +222,11 @@ impl Control {
         self.state().serves_json = true;
     }
 
+    /// Whether whoever connects from now on is given half a head for an answer, and then nothing.
+    pub fn stop_in_heads(&self, stops: bool) {
+        self.state().stops_in_heads = stops;
+    }
+
     /// Takes a whole repository away.
     pub fn remove_repository(&self, project: &str, repo: &str) {
         self.state().repositories.remove(&format!("{project}/{repo}"));

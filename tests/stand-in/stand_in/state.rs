@@ -94,6 +94,8 @@ pub(super) struct State {
     pub(super) repositories: HashMap<String, Repository>,
     /// Whether the registry wants to know who asks.
     pub(super) open_to_all: bool,
+    /// Whether an answer stops in the middle of its head.
+    pub(super) stops_in_heads: bool,
     /// Whether pages come as JSON to whoever accepts it.
     pub(super) serves_json: bool,
     /// Content type and bytes by path, of whatever is no Python package.
@@ -201,6 +203,7 @@ impl Default for State {
             registry_faults: Vec::new(),
             repositories: HashMap::new(),
             open_to_all: false,
+            stops_in_heads: false,
             serves_json: false,
             raw: HashMap::new(),
             downloads: HashMap::new(),
