@@ -24,6 +24,8 @@ pub struct Wanted {
     pub write: bool,
     #[serde(default)]
     pub tokens: bool,
+    #[serde(default)]
+    pub unnarrowed: bool,
     pub seconds: u64,
 }
 
@@ -60,7 +62,7 @@ impl Opening {
             repositories: self.wanted.repositories.clone(),
             access: if self.wanted.write { Width::Write } else { Width::Read },
             tokens: self.wanted.tokens,
-            unnarrowed: false,
+            unnarrowed: self.wanted.unnarrowed,
             peers: Vec::new(),
         }
     }
@@ -116,7 +118,8 @@ mod tests {
     use super::*;
 
     fn wanted(seconds: u64) -> Wanted {
-        Wanted { repositories: vec!["us/acme/private".to_owned()], write: false, tokens: false, seconds }
+        let repositories = vec!["us/acme/private".to_owned()];
+        Wanted { repositories, write: false, tokens: false, unnarrowed: false, seconds }
     }
 
     #[test]

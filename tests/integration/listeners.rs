@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 use valetkey::carrier::agent::exchange_once;
 
-use super::harness::{Run, Sandbox, VALETKEY, is_ci};
+use super::harness::{CONFIGURATION, Run, Sandbox, VALETKEY, is_ci};
 use super::{assert_given, assert_refused};
 
-const NOBODY: u32 = 65_534;
+pub(super) const NOBODY: u32 = 65_534;
 
-fn container(sandbox: &Sandbox) -> PathBuf {
+pub(super) fn container(sandbox: &Sandbox) -> PathBuf {
     sandbox.runtime().join("container/valetkey.sock")
 }
 
-fn build(sandbox: &Sandbox) -> PathBuf {
+pub(super) fn build(sandbox: &Sandbox) -> PathBuf {
     sandbox.runtime().join("build.sock")
 }
 
@@ -28,7 +28,7 @@ fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
 }
 
-fn message(method: &str, path: &str, headers: &str, body: &str) -> String {
+pub(super) fn message(method: &str, path: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
         "{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
@@ -42,38 +42,38 @@ fn split(reply: &[u8]) -> (u16, String) {
     (status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
-fn on_stream(mut stream: impl Read + Write, message: &str) -> (u16, String) {
+pub(super) fn on_stream(mut stream: impl Read + Write, message: &str) -> (u16, String) {
     let _ = stream.write_all(message.as_bytes());
     let mut reply = Vec::new();
     let _ = stream.read_to_end(&mut reply);
     split(&reply)
 }
 
-fn unix(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
+pub(super) fn unix(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
     let message = message(method, path, "host: x\r\n", body);
     on_stream(UnixStream::connect(socket).unwrap(), &message)
 }
 
-fn agent(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
+pub(super) fn agent(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
     let message = message(method, path, "host: x\r\n", body);
     let until = Instant::now() + Duration::from_secs(9);
     split(&exchange_once(socket, message.as_bytes(), until).unwrap())
 }
 
-fn page(sandbox: &Sandbox, repository: &str) -> String {
+pub(super) fn page(sandbox: &Sandbox, repository: &str) -> String {
     format!("/registry/localhost:{}/{repository}/simple/hello/", sandbox.google.port())
 }
 
 /// The configuration's word for a repository of the stand-in.
-fn repository(sandbox: &Sandbox, name: &str) -> String {
+pub(super) fn repository(sandbox: &Sandbox, name: &str) -> String {
     format!("https://localhost:{}/{name}", sandbox.google.port())
 }
 
-fn question(sandbox: &Sandbox, access: &str) -> String {
+pub(super) fn question(sandbox: &Sandbox, access: &str) -> String {
     format!(r#"{{"url":"{}","access":"{access}"}}"#, sandbox.index())
 }
 
-fn with_package() -> Sandbox {
+pub(super) fn with_package() -> Sandbox {
     let sandbox = Sandbox::new();
     for repository in ["private", "other"] {
         sandbox.google.add_package("acme", repository, "hello", "1.0", &[]);
@@ -81,7 +81,7 @@ fn with_package() -> Sandbox {
     sandbox
 }
 
-fn is_root(test: &str) -> bool {
+pub(super) fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     assert!(root || !is_ci(), "CI runs this as root");
     if !root {
@@ -237,7 +237,8 @@ fn other_users_are_served_once_they_are_listed() {
     };
     let run = ask();
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
-    assert!(run.stderr.contains("[[listener]] peers = [65534]"), "{run:?}");
+    let line = format!("add to the [[listener]] at {}:", sandbox.path(CONFIGURATION).display());
+    assert!(run.stderr.contains(&line) && run.stderr.contains("peers = [65534]"), "{run:?}");
     for peers in ["peers = [65534]", "peers = [\"60000-65534\"]"] {
         configure(peers);
         assert_eq!(sandbox.run(sandbox.valetkey().arg("reload")).code, Some(0));
@@ -279,7 +280,7 @@ fn a_port_answers_no_web_page_and_no_proxy() {
 }
 
 /// The socket that `docker args` printed.
-fn opened(run: &Run) -> PathBuf {
+pub(super) fn opened(run: &Run) -> PathBuf {
     assert_eq!(run.code, Some(0), "{run:?}");
     let word = run.stdout.split_whitespace().find_map(|word| word.strip_prefix("valetkey="));
     PathBuf::from(word.unwrap_or_else(|| panic!("{run:?}")))
@@ -352,7 +353,13 @@ fn sockets_for_builds_are_bounded() {
 }
 
 /// Runs a script with a file of its own at a place that tests cannot share.
-fn with_file(sandbox: &Sandbox, directory: &str, name: &str, text: &str, script: &str) -> Option<Run> {
+pub(super) fn with_file(
+    sandbox: &Sandbox,
+    directory: &str,
+    name: &str,
+    text: &str,
+    script: &str,
+) -> Option<Run> {
     let file = sandbox.write("tmp/mounted", text);
     let script = format!(
         "mkdir -p {directory}; mount -t tmpfs -o mode=755 tmpfs {directory} || exit 77\n\

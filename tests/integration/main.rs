@@ -37,6 +37,7 @@ mod logout;
 mod network;
 mod passing;
 mod peers;
+mod remedies;
 mod socket_directory;
 mod token_endpoint;
 mod vault;

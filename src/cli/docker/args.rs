@@ -34,6 +34,9 @@ pub(in crate::cli) struct Flags {
     /// Let tokens into the build; they cannot be confined to these repositories
     #[arg(long)]
     tokens: bool,
+    /// Let even those in that can do all that their account can, such as gcloud's
+    #[arg(long, requires = "tokens")]
+    unnarrowed: bool,
 }
 
 pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<ExitCode, Failure> {
@@ -46,12 +49,16 @@ pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<Exi
         return Err(Failure::new(Kind::Refused, "a socket for a build is opened by the daemon of this user")
             .with_hint("unset VALETKEY_SOCKET, or run this where the daemon runs"));
     };
-    let wanted = json!({
+    let mut wanted = json!({
         "repositories": flags.repositories,
         "write": flags.write,
         "tokens": flags.tokens,
         "seconds": time.as_secs(),
     });
+    if flags.unnarrowed {
+        // A daemon that does not know it refuses it.
+        wanted["unnarrowed"] = true.into();
+    }
     let (opened, started) = open(&client, socket, &wanted.to_string())?;
     if started && named.is_some() {
         terminal::whisper(
