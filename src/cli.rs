@@ -66,17 +66,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Print an access token
-    Token {
-        /// Ask for the scope that may also publish (default: read only, where the source can narrow)
-        #[arg(long)]
-        write: bool,
-        #[command(flatten)]
-        source: SourceFlag,
-        /// raw: the token; json: with user name and expiry; header: as an HTTP header
-        #[arg(long, value_enum, default_value_t = Format::Raw)]
-        format: Format,
-    },
+    /// Print an access token, or keep one in a file
+    Token(token::Flags),
     /// Show identity, source, expiry, daemon, listeners and grants; never a secret
     Status {
         /// Print the stable JSON form
@@ -130,8 +121,11 @@ struct SourceFlag {
 /// How a token is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
+    /// The token alone
     Raw,
+    /// With the user name and the time of its end
     Json,
+    /// As a header, for `curl -H @-`
     Header,
 }
 
@@ -171,7 +165,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Logout { account, all } => logout::run(environment, account, all),
         Command::Vault { to } => vault::run(environment, to),
         Command::Keyring { arguments } => Ok(keyring::run(&arguments)),
-        Command::Token { write, source, format } => token::run(environment, source.credential, write, format),
+        Command::Token(flags) => token::run(environment, flags),
         Command::Status { json } => status::run(environment, json),
         Command::Serve { started_by_helper } => serve::run(started_by_helper),
         Command::Stop => control::stop(environment),

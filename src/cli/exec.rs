@@ -26,7 +26,8 @@ pub(super) struct Flags {
 
 pub(super) fn run(environment: Environment, flags: Flags) -> Result<ExitCode, Failure> {
     let client = Client::new(environment, None)?;
-    let index = flags.index.map(|repositories| index_path(&repositories, &client)).transpose()?;
+    let hosts = Hosts::new(&client.config.registries);
+    let index = flags.index.map(|repositories| index_path(&repositories, &hosts)).transpose()?;
     let mut words = flags.command.into_iter();
     let program = words.next().unwrap_or_default();
     let order =
@@ -41,25 +42,21 @@ pub(super) fn run(environment: Environment, flags: Flags) -> Result<ExitCode, Fa
     }
 }
 
-/// The path of the daemon's index: the merged one where no repository is named.
-fn index_path(repositories: &[String], client: &Client) -> Result<String, Failure> {
-    match repositories {
-        [] => Ok("/simple/".to_owned()),
-        [one] => {
-            let hosts = Hosts::new(&client.config.registries);
-            repository_path(one, &hosts).ok_or_else(|| {
-                Failure::new(Kind::Usage, format!("{one:?} is no Python repository"))
-                    .with_hint("write it as LOCATION/PROJECT/REPOSITORY or as its https URL")
-            })
-        }
-        _ => Err(Failure::new(Kind::Usage, "--index takes one repository, or none for the merged index")
-            .with_hint("configure the order of the merged index where the daemon runs")),
-    }
-}
-
-/// `/index/HOST/PROJECT/REPOSITORY/simple/` for either form of a repository.
-fn repository_path(text: &str, hosts: &Hosts) -> Option<String> {
-    Repository::parse(text, hosts).map(|repository| format!("/index/{}/simple/", repository.place()))
+/// The path of the daemon's index: the merged one of its configuration where no repository is named, and where several
+/// are, one that merges them in their order.
+fn index_path(repositories: &[String], hosts: &Hosts) -> Result<String, Failure> {
+    let place = |text: &String| {
+        Repository::parse(text, hosts).map(|repository| repository.place().to_owned()).ok_or_else(|| {
+            Failure::new(Kind::Usage, format!("{text:?} is no Python repository"))
+                .with_hint("write it as LOCATION/PROJECT/REPOSITORY or as its https URL")
+        })
+    };
+    let places = repositories.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    Ok(match places.as_slice() {
+        [] => "/simple/".to_owned(),
+        [one] => format!("/index/{one}/simple/"),
+        several => format!("/merged/{}/simple/", several.join("/")),
+    })
 }
 
 #[cfg(test)]
@@ -68,7 +65,7 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_repository_lead_to_its_index() {
-        let path = |text: &str| repository_path(text, &Hosts::default());
+        let path = |text: &str| index_path(&[text.to_owned()], &Hosts::default()).ok();
         let wanted = Some("/index/europe-west1-python.pkg.dev/acme/private/simple/".to_owned());
         assert_eq!(path("europe-west1/acme/private"), wanted);
         assert_eq!(path("https://europe-west1-python.pkg.dev/acme/private"), wanted);
@@ -85,5 +82,14 @@ mod tests {
         ] {
             assert_eq!(path(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn several_repositories_stand_in_their_order() {
+        let both = ["us/acme/private".to_owned(), "https://eu-python.pkg.dev/acme/other/".to_owned()];
+        let path = index_path(&both, &Hosts::default()).unwrap();
+        assert_eq!(path, "/merged/us-python.pkg.dev/acme/private/eu-python.pkg.dev/acme/other/simple/");
+        assert_eq!(index_path(&[], &Hosts::default()).unwrap(), "/simple/");
+        assert!(index_path(&[both[0].clone(), "acme".to_owned()], &Hosts::default()).is_err());
     }
 }

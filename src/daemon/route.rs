@@ -46,6 +46,7 @@ enum Route {
     Registry,
     Index,
     Merged,
+    Several,
     Grant,
     Open,
 }
@@ -140,9 +141,12 @@ impl Routes {
             Some(Route::Merged) if let Some(grant) = &grant.proxy => {
                 indexing::Visit::new(daemon, &self.post, peer, grant).merged(&request).await
             }
+            Some(Route::Several) if let Some(grant) = &grant.proxy => {
+                indexing::Visit::new(daemon, &self.post, peer, grant).several(&request).await
+            }
             Some(Route::Grant) => json_reply(describe(daemon, grant).to_string()),
             Some(Route::Open) => self.open(daemon, peer, request).await,
-            Some(Route::Registry | Route::Index | Route::Merged) | None => {
+            Some(Route::Registry | Route::Index | Route::Merged | Route::Several) | None => {
                 problem(&Failure::new(Kind::NotFound, "there is nothing at this path"))
             }
         }
@@ -279,6 +283,9 @@ fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
     }
     if path.starts_with(indexing::SIMPLE) && matches!(*method, Method::GET | Method::HEAD) {
         return grant.proxy.is_some().then_some(Route::Merged);
+    }
+    if path.starts_with(indexing::MERGED) && matches!(*method, Method::GET | Method::HEAD) {
+        return grant.proxy.is_some().then_some(Route::Several);
     }
     let route = match (method.as_str(), path) {
         ("POST", "/v1/credential") => Route::Credential(grant.credential?),

@@ -362,7 +362,7 @@ pub(super) fn with_file(
 ) -> Option<Run> {
     let file = sandbox.write("tmp/mounted", text);
     let script = format!(
-        "mkdir -p {directory}; mount -t tmpfs -o mode=755 tmpfs {directory} || exit 77\n\
+        "mkdir -p {directory}; mount -t tmpfs -o mode=755,size=1m tmpfs {directory} || exit 77\n\
          cp {} {directory}/{name}; {script}",
         file.display()
     );

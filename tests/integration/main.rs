@@ -40,6 +40,7 @@ mod peers;
 mod remedies;
 mod socket_directory;
 mod token_endpoint;
+mod token_file;
 mod vault;
 mod vault_crash;
 
