@@ -190,7 +190,8 @@ fn without_secrets(service: &str) -> Option<String> {
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let host = authority.rsplit('@').next().unwrap_or_default();
     let is_host = plain && host.contains('.') || host.starts_with("localhost");
-    is_host.then(|| scheme.map_or_else(|| format!("{host}{path}"), |scheme| format!("{scheme}://{host}{path}")))
+    is_host
+        .then(|| scheme.map_or_else(|| format!("{host}{path}"), |scheme| format!("{scheme}://{host}{path}")))
 }
 
 /// The exit code of the real `keyring` for "no such password".

@@ -59,10 +59,14 @@ pub(super) fn run(environment: Environment, flags: Flags) -> Result<ExitCode, Fa
 
 fn keep(path: PathBuf, order: Order) -> Result<ExitCode, Failure> {
     let shown = path.clone();
-    file::keep(path, move || {
-        let credential = order.ask()?;
-        Ok((order.text(&credential), credential.expires))
-    }, &move || said(&shown))?;
+    file::keep(
+        path,
+        move || {
+            let credential = order.ask()?;
+            Ok((order.text(&credential), credential.expires))
+        },
+        &move || said(&shown),
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

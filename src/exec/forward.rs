@@ -140,7 +140,10 @@ impl Shared {
         }
         let target = request.uri().path_and_query().map_or("", |target| target.as_str()).to_owned();
         if !PREFIXES.iter().any(|prefix| target.starts_with(prefix)) {
-            return sentence(StatusCode::NOT_FOUND, "valetkey serves /simple/, /merged/, /index/ and /registry/ here");
+            return sentence(
+                StatusCode::NOT_FOUND,
+                "valetkey serves /simple/, /merged/, /index/ and /registry/ here",
+            );
         }
         self.courier.carry(plain_host(target), request, None).await
     }
@@ -303,7 +306,10 @@ mod tests {
             ("/index/localhost%3a8443/a", "/index/localhost:8443/a"),
             ("/registry/us-python.pkg.dev/a%3Ab", "/registry/us-python.pkg.dev/a%3Ab"),
             ("/simple/a%3Ab/", "/simple/a%3Ab/"),
-            ("/merged/a.test%3A1/p/r/b.test%3a2/p/r/simple/x%3A/", "/merged/a.test:1/p/r/b.test:2/p/r/simple/x%3A/"),
+            (
+                "/merged/a.test%3A1/p/r/b.test%3a2/p/r/simple/x%3A/",
+                "/merged/a.test:1/p/r/b.test:2/p/r/simple/x%3A/",
+            ),
             ("/registry/", "/registry/"),
         ] {
             assert_eq!(plain_host(asked.to_owned()), made);

@@ -7,11 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use valetkey::carrier::agent::exchange_once;
 
 use super::harness::{CONFIGURATION, Run, Sandbox, VALETKEY, is_ci};
+use super::login::{LIST, SignIn, assert_not_signed_in, follow, logins};
+use super::stand_in::Consent;
 use super::{assert_given, assert_refused};
 
 pub(super) const NOBODY: u32 = 65_534;
@@ -33,6 +36,11 @@ pub(super) fn message(method: &str, path: &str, headers: &str, body: &str) -> St
     format!(
         "{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
     )
+}
+
+/// A command where the socket for builds is mounted, and no daemon of one's own is.
+fn in_step<'a>(sandbox: &Sandbox, command: &'a mut Command) -> &'a mut Command {
+    command.env("SSH_AUTH_SOCK", build(sandbox)).env("XDG_RUNTIME_DIR", sandbox.path("tmp"))
 }
 
 /// Status and body.
@@ -119,7 +127,7 @@ fn builds_and_containers_have_sockets_that_give_nothing_by_themselves() {
         assert_eq!(agent(&build(&sandbox), method, path, &body).0, 404, "{method} {path}");
     }
     assert!(sandbox.google.token_requests().is_empty());
-    let run = sandbox.run(sandbox.get().env("SSH_AUTH_SOCK", build(&sandbox)));
+    let run = sandbox.run(in_step(&sandbox, &mut sandbox.get()));
     assert_refused(&run, "nothing at this path");
 }
 
@@ -186,7 +194,7 @@ fn tokens_leave_only_where_somebody_wrote_so_and_no_wider_than_that() {
     }
     let scopes: Vec<_> = sandbox.google.token_requests().into_iter().filter_map(|it| it.scope).collect();
     assert!(scopes.iter().all(|scope| scope.ends_with("cloud-platform.read-only")), "{scopes:?}");
-    assert_given(&sandbox.run(sandbox.get().env("SSH_AUTH_SOCK", build(&sandbox))));
+    assert_given(&sandbox.run(in_step(&sandbox, &mut sandbox.get())));
     let named = format!(r#"{{"url":"{}","source":{{"kind":"file","path":"/k.json"}}}}"#, sandbox.index());
     assert_eq!(unix(&container(&sandbox), "POST", "/v1/credential", &named).0, 403);
 }
@@ -200,10 +208,7 @@ fn a_token_that_cannot_be_narrowed_stays_unless_the_grant_says_so() {
     let body = question(&sandbox, "read");
     let (status, answer) = unix(&container(&sandbox), "POST", "/v1/credential", &body);
     assert!(status == 403 && answer.contains("[build] unnarrowed = true"), "{status} {answer}");
-    assert_refused(
-        &sandbox.run(sandbox.get().env("SSH_AUTH_SOCK", build(&sandbox))),
-        "no token leaves this socket",
-    );
+    assert_refused(&sandbox.run(in_step(&sandbox, &mut sandbox.get())), "no token leaves this socket");
     assert_given(&sandbox.run(&mut sandbox.get()));
     sandbox.configure("[build]\ntokens = true\nunnarrowed = true\n");
     assert_eq!(sandbox.run(sandbox.valetkey().arg("reload")).code, Some(0));
@@ -410,6 +415,37 @@ fn a_policy_names_the_one_client_to_sign_in_with() {
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
     assert!(run.stderr.contains(&format!("does not allow the OAuth client {}", client.id)), "{run:?}");
     assert!(!run.stderr.contains("http"), "nobody is sent to a browser: {run:?}");
+}
+
+#[test]
+fn a_policy_decides_who_may_sign_in() {
+    if !is_root("a_policy_decides_who_may_sign_in") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.configure_login("");
+    let policy = sandbox.write("tmp/policy", "account_domains = [\"corp.example\"]");
+    let script = format!(
+        "mkdir -p /etc/valetkey; mount -t tmpfs -o mode=755 tmpfs /etc/valetkey || exit 77\n\
+         cp {} /etc/valetkey/policy.toml; exec {VALETKEY} login --no-browser",
+        policy.display()
+    );
+    let under_policy = |email: &str| {
+        let mut command = sandbox.command("/usr/bin/unshare");
+        command.args(["--mount", "/bin/sh", "-c", &script]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let waiting = SignIn::start_with(&mut command);
+        let consent = Consent::given().by(email);
+        let page = follow(&sandbox.google.consent_as(&waiting.url, &consent).unwrap());
+        (page, waiting.end(&sandbox))
+    };
+    let (page, run) = under_policy("developer@acme.example");
+    assert_not_signed_in(&page, &run);
+    assert!(run.stderr.contains("tokens of developer@acme.example"), "{run:?}");
+    assert!(run.stderr.contains("corp.example"), "{run:?}");
+    assert!(logins(&sandbox).is_empty() && !sandbox.path(LIST).exists());
+    let (_, run) = under_policy("developer@corp.example");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(logins(&sandbox).len(), 1);
 }
 
 #[test]

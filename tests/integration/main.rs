@@ -17,7 +17,9 @@ mod stand_in;
 
 mod accounts;
 mod adopt;
+mod carried;
 mod command_line;
+mod crowds;
 mod daemon;
 mod delegation;
 mod exec;

@@ -92,7 +92,8 @@ fn a_kept_token_is_renewed_before_it_dies_and_goes_at_the_end() {
         assert_eq!(status.code(), Some(0), "{said}");
         assert!(!path.exists() && said.contains("keeping a token in"), "{said}");
     }
-    let left: Vec<_> = fs::read_dir(sandbox.path("home")).unwrap().flatten().map(|it| it.file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(sandbox.path("home")).unwrap().flatten().map(|it| it.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".new-")), "{left:?}");
 }
 
@@ -102,7 +103,7 @@ fn a_token_is_kept_while_none_can_be_had_and_removed_by_nobody_else() {
     let path = sandbox.path("home/token");
     let keeper = Keeper::start(&sandbox, &key, &path);
     let first = read(&path);
-    sandbox.google.token_fault_always(Some(Fault::status(500)));
+    sandbox.google.token_fault_always(Some(Fault::oauth_error("invalid_grant", "no")));
     let asked = sandbox.google.token_requests().len();
     Sandbox::wait_until("it was tried", || sandbox.google.token_requests().len() > asked + 1);
     assert_eq!(read(&path), first);
@@ -111,7 +112,7 @@ fn a_token_is_kept_while_none_can_be_had_and_removed_by_nobody_else() {
     // Whoever removes it gets it again, and what another one puts there is not ours to remove.
     fs::remove_file(&path).unwrap();
     Sandbox::wait_until("it is back", || path.exists());
-    sandbox.google.token_fault_always(Some(Fault::status(500)));
+    sandbox.google.token_fault_always(Some(Fault::oauth_error("invalid_grant", "no")));
     fs::write(sandbox.path("home/theirs"), "{\"password\":\"theirs\"}").unwrap();
     fs::rename(sandbox.path("home/theirs"), &path).unwrap();
     let (status, said) = keeper.end(Signal::TERM);

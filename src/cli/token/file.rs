@@ -61,9 +61,8 @@ pub(super) fn keep(
     let kept = Arc::new(Kept { path, state: Mutex::default() });
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
-        let mut signals = Signals::listen().map_err(|error| {
-            Failure::new(Kind::Local, "cannot listen for signals").with_cause(error)
-        })?;
+        let mut signals = Signals::listen()
+            .map_err(|error| Failure::new(Kind::Local, "cannot listen for signals").with_cause(error))?;
         tokio::select! {
             failed = freshen(&kept, Arc::new(ask), begun) => Err(failed),
             () = signals.any() => Ok(()),
