@@ -166,7 +166,28 @@ fn proxied(granted: Granted, way: &Way, order: &Order) -> Result<Proxied, Failur
         return Err(Failure::new(Kind::Refused, text)
             .with_hint("name a repository behind --index, or configure [index] where the daemon runs"));
     }
+    let hosts = order.index.as_deref().map(hosts_of).unwrap_or_default();
+    if let Some(host) = hosts.into_iter().find(|host| !covers(&proxied, host)) {
+        let text =
+            format!("the daemon at {} grants no repository of {host} to this process", way.path().display());
+        return Err(Failure {
+            hint: granted.remedy.as_deref().map(printable),
+            ..Failure::new(Kind::Refused, text)
+        });
+    }
     Ok(proxied)
+}
+
+/// The hosts in the path of an index: `/index/` or `/merged/`, then `HOST/PROJECT/REPOSITORY` once or several times.
+fn hosts_of(index: &str) -> Vec<&str> {
+    let places = index.strip_prefix("/index/").or_else(|| index.strip_prefix("/merged/"));
+    let places = places.and_then(|places| places.strip_suffix("/simple/"));
+    places.map(|places| places.split('/').step_by(3).collect()).unwrap_or_default()
+}
+
+fn covers(proxied: &Proxied, address: &str) -> bool {
+    let (host, port) = address.split_once(':').unwrap_or((address, "443"));
+    port.parse().is_ok_and(|port| proxied.hosts.iter().any(|pattern| pattern.covers(host, port)))
 }
 
 /// The daemon knows where the grant of this socket is written; an older one does not say.

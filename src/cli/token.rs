@@ -15,21 +15,21 @@ use crate::sys;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Flags {
-    /// Ask for a token that may also publish; without it, one that reads, where the source can narrow
+    /// Ask for a token that may also publish [default: one that reads, where the source can narrow]
     #[arg(long)]
     write: bool,
     #[command(flatten)]
     source: SourceFlag,
-    /// How it is written
+    /// The form of the token
     #[arg(long, value_enum, default_value_t = Format::Raw)]
     format: Format,
-    /// Write it into FILE, which only you can read, instead of printing it
+    /// Put it into FILE, for your eyes only, instead of printing it
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Stay, put a new token into FILE before the old one dies, and remove FILE at the end
+    /// Go on until ctrl-C or SIGTERM: renew the token in FILE in time, and remove FILE at the end
     ///
-    /// End it with ctrl-C or SIGTERM. Readers see a whole token at any time. When no new token can be had, the old one
-    /// stays, the reason is said once, and it is tried again.
+    /// Readers see a whole token at any time. When no new one can be had, the old one stays, the reason is said once, and
+    /// it is tried again.
     #[arg(long, requires = "output")]
     keep: bool,
 }

@@ -67,7 +67,7 @@ pub(super) fn merged(written: &Index, hosts: &Hosts) -> Result<Merged, Failure> 
 /// Repositories one behind the other, as they stand in a path.
 fn several(places: &str) -> Option<Vec<Repository>> {
     let segments: Vec<&str> = places.split('/').collect();
-    if segments.len() % 3 != 0 || segments.len() > 3 * MOST_MERGED {
+    if !segments.len().is_multiple_of(3) || segments.len() > 3 * MOST_MERGED {
         return None;
     }
     let one = |place: &[&str]| match place {

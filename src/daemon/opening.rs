@@ -24,7 +24,8 @@ pub struct Wanted {
     pub write: bool,
     #[serde(default)]
     pub tokens: bool,
-    #[serde(default)]
+    /// Not written where it is not wished for: an older daemon does not know it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unnarrowed: bool,
     pub seconds: u64,
 }

@@ -18,7 +18,7 @@ fn with_daemon<'a>(sandbox: &'a Sandbox, build: &str) -> Daemon<'a> {
 }
 
 /// `keyring` where there is no configuration and no daemon.
-fn inside<'a>(sandbox: &Sandbox, service: &str, socket: Option<(&str, &'a Path)>) -> Command {
+fn inside(sandbox: &Sandbox, service: &str, socket: Option<(&str, &Path)>) -> Command {
     let mut command = sandbox.keyring(["get", service, "oauth2accesstoken"]);
     for name in ["HOME", "XDG_RUNTIME_DIR"] {
         command.env(name, sandbox.path("tmp"));
@@ -57,7 +57,7 @@ fn where_no_token_leaves_the_daemon_the_next_keyring_is_asked() {
     let _daemon = with_daemon(&sandbox, "");
     let next = sandbox.path("next");
     let script = sandbox.script("next", "#!/bin/sh\necho next \"$@\"\n");
-    std::fs::create_dir(&next.with_extension("d")).unwrap();
+    std::fs::create_dir(next.with_extension("d")).unwrap();
     std::fs::rename(script, next.with_extension("d").join("keyring")).unwrap();
     let path = format!("{}:{}:/bin", sandbox.path("bin").display(), next.with_extension("d").display());
     let socket = container(&sandbox);

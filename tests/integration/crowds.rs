@@ -86,7 +86,7 @@ fn a_thousand_streams_of_one_build_keep_no_other_out() {
     runtime().block_on(async {
         let hostile = held(&channel, &beginning, 1000).await;
         tokio::task::block_in_place(|| {
-            Sandbox::wait_until("they have their part", || metric(&sandbox, "streams") >= 400);
+            Sandbox::wait_until("they have their part", || metric(&sandbox, "streams") > 150);
             // The same socket, and the same user: another process, as another build is.
             let mut other = sandbox.get();
             let run =

@@ -67,6 +67,11 @@ fn a_refusal_at_a_listener_names_its_line_in_the_configuration() {
     assert!(body.contains(&line) && !body.contains(&place_of_http) && !body.contains("[build]"), "{body}");
     let (_, body) = agent(&build(&sandbox), "GET", &page(&sandbox, "acme/other"), "");
     assert!(body.contains("[build] repositories"), "{body}");
+    // Before a command is started that would find nothing granted.
+    sandbox.configure(&format!("\n[[listener]]\nunix = \"{}\"\n", http.display()));
+    assert_eq!(sandbox.run(sandbox.valetkey().arg("reload")).code, Some(0));
+    let run = sandbox.run(sandbox.valetkey().args(["exec", "--", "true"]).env("VALETKEY_SOCKET", &http));
+    assert!(run.code == Some(1) && run.stderr.contains(&format!("at {}: ", place(&sandbox))), "{run:?}");
 }
 
 #[test]

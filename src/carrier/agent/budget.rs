@@ -113,7 +113,9 @@ impl Admission {
     pub(super) fn new(budget: &Arc<Budget>, share: &Arc<Share>) -> Option<Self> {
         let mut totals = budget.lock();
         let own = share.streams.load(Ordering::Relaxed);
-        if totals.streams >= budget.limits.streams || own >= budget.limits.streams_of_peer {
+        // The last places are for builds that have few.
+        let kept = if own < MODEST { 0 } else { RESERVED };
+        if totals.streams + kept >= budget.limits.streams || own >= budget.limits.streams_of_peer {
             return None;
         }
         totals.streams += 1;
@@ -269,6 +271,9 @@ fn window(crowd: usize, pool: usize) -> usize {
     (5 * frame(crowd)).min(pool / crowd.max(1)).max(ASSURED)
 }
 
+/// Places that only builds get which have fewer streams than [`MODEST`].
+const RESERVED: usize = 64;
+const MODEST: usize = 8;
 /// So many streams are few.
 const FEW: usize = 2;
 /// What each direction of each stream may hold whatever the others do.
@@ -338,5 +343,19 @@ mod tests {
         assert_eq!((of_one.len(), of_two.len(), budget.streams()), (3, 2, 5));
         drop(of_one);
         assert!(admit(&one).is_some() && one.is_unused());
+    }
+
+    #[test]
+    fn several_greedy_builds_leave_some_streams_to_a_modest_one() {
+        let budget = Budget::new(Limits::default());
+        let greedy: Vec<_> = (0..4).map(|_| Arc::new(Share::default())).collect();
+        let holding: Vec<_> = greedy
+            .iter()
+            .flat_map(|share| std::iter::from_fn(|| Admission::new(&budget, share)).collect::<Vec<_>>())
+            .collect();
+        assert!(holding.len() < budget.limits.streams);
+        let modest = Arc::new(Share::default());
+        let own: Vec<_> = std::iter::from_fn(|| Admission::new(&budget, &modest)).collect();
+        assert_eq!(own.len(), MODEST);
     }
 }
