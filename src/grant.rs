@@ -157,8 +157,10 @@ impl Origin {
     pub fn list(&self, repository: &str) -> Option<String> {
         match self {
             Self::Command => {
-                Some(format!("where the build is started, run `valetkey docker args … {repository}`"))
+                let with = "with the others that it needs";
+                Some(format!("where the build is started, run `valetkey docker args {repository}`, {with}"))
             }
+            Self::Build => Some(format!("add to config.toml: [build] repositories = [\"{repository}\"]")),
             _ => self.add(&format!("repositories = [\"{repository}\"]")),
         }
     }
@@ -167,7 +169,7 @@ impl Origin {
     fn widen(&self) -> Option<String> {
         match self {
             Self::Command => {
-                Some("where the build is started, run `valetkey docker args --write …`".to_owned())
+                Some("where the build is started, run `valetkey docker args --write`".to_owned())
             }
             _ => self.add("access = \"write\"").map(|add| format!("upload from outside, or {add}")),
         }
@@ -398,6 +400,19 @@ mod tests {
         assert!(refused.hint.unwrap().ends_with("[\"https://localhost:8443/acme/private\"]"));
         let refused = check(&["us/a/b"], Access::Write, "us-python.pkg.dev/a/b/").unwrap_err();
         assert!(refused.message.contains("writing is not"), "{refused}");
+        let line =
+            "upload from outside, or add to config.toml where the daemon runs: [build] access = \"write\"";
+        assert_eq!(refused.hint.as_deref(), Some(line));
+    }
+
+    #[test]
+    fn a_refusal_names_the_place_or_the_command_that_decides() {
+        let listener = Origin::Listener(Some("/c.toml:7".to_owned()));
+        assert_eq!(listener.add("x = 1").as_deref(), Some("add to the [[listener]] at /c.toml:7: x = 1"));
+        assert!(listener.list("us/a/b").unwrap().ends_with("repositories = [\"us/a/b\"]"));
+        assert!(Origin::Command.list("us/a/b").unwrap().contains("`valetkey docker args us/a/b`"));
+        assert!(Origin::Command.widen().unwrap().contains("--write"));
+        assert_eq!((Origin::Command.add("x = 1"), Origin::Owner.list("us/a/b")), (None, None));
     }
 
     #[test]

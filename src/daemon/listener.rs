@@ -6,11 +6,12 @@
 //! them, a process with more than its part makes room; else the new one is closed, and its helper answers by itself.
 //! A connection of an agent is never idle while its build has a stream open: buildah has one for a whole step.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -239,11 +240,19 @@ impl Drop for Seat {
     }
 }
 
-/// The open connections, oldest first.
+/// The open connections.
 #[derive(Default)]
-struct Lines(Mutex<BTreeMap<u64, Kept>>);
+struct Lines(Mutex<Open>);
 
-/// One of them.
+#[derive(Default)]
+struct Open {
+    /// Oldest first.
+    lines: BTreeMap<u64, Kept>,
+    /// How many each process has.
+    crowds: HashMap<Whose, usize>,
+}
+
+/// One connection.
 struct Kept {
     line: Arc<Line>,
     whose: Whose,
@@ -253,40 +262,67 @@ impl Lines {
     /// A place for a new one, perhaps another's. `lives` says whether something is open beside what is owed.
     fn open(&self, number: u64, whose: Whose, lives: impl Fn(Whose) -> bool) -> Option<Arc<Line>> {
         let line = Arc::new(Line::default());
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= MOST_CONNECTIONS {
-            let leaving = leaving(&open, whose, lives)?;
-            open.remove(&leaving)?.line.hang_up();
+        let mut open = self.lock();
+        if open.lines.len() >= MOST_CONNECTIONS {
+            let leaving = open.leaving(whose, lives)?;
+            open.remove(leaving)?.line.hang_up();
         }
         open.insert(number, Kept { line: Arc::clone(&line), whose });
         Some(line)
     }
 
     fn close(&self, number: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.lock().remove(number);
     }
 
     fn hang_up(&self) {
-        for kept in self.0.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for kept in self.lock().lines.values() {
             kept.line.hang_up();
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Who makes room for a new connection of `whose`, if anybody has to.
-fn leaving(open: &BTreeMap<u64, Kept>, whose: Whose, lives: impl Fn(Whose) -> bool) -> Option<u64> {
-    let mut crowds: HashMap<Whose, (usize, bool)> = HashMap::new();
-    for kept in open.values() {
-        crowds.entry(kept.whose).or_insert_with(|| (0, lives(kept.whose))).0 += 1;
+impl Open {
+    fn insert(&mut self, number: u64, kept: Kept) {
+        *self.crowds.entry(kept.whose).or_default() += 1;
+        self.lines.insert(number, kept);
     }
-    let crowd = |kept: &Kept| crowds.get(&kept.whose).copied().unwrap_or_default();
-    let idle = open.iter().filter(|(_, kept)| !kept.line.is_busy() && !crowd(kept).1);
-    // Of equals `max` takes the last, and that has to be the oldest.
-    let idle = idle.rev().max_by_key(|(_, kept)| crowd(kept).0).map(|(number, _)| *number);
-    idle.or_else(|| {
-        let (number, kept) = open.iter().max_by_key(|(_, kept)| crowd(kept).0)?;
-        (kept.whose != whose && crowd(kept).0 > PART).then_some(*number)
-    })
+
+    fn remove(&mut self, number: u64) -> Option<Kept> {
+        let kept = self.lines.remove(&number)?;
+        if let Some(count) = self.crowds.get_mut(&kept.whose) {
+            *count -= 1;
+            if *count == 0 {
+                self.crowds.remove(&kept.whose);
+            }
+        }
+        Some(kept)
+    }
+
+    /// Who makes room for a new connection of `whose`, if anybody has to. A crowd of one process, the usual case, is
+    /// seen by a look at its first line.
+    fn leaving(&self, whose: Whose, lives: impl Fn(Whose) -> bool) -> Option<u64> {
+        let mut crowds: Vec<(usize, Whose)> =
+            self.crowds.iter().map(|(whose, count)| (*count, *whose)).collect();
+        crowds.sort_unstable_by_key(|(count, _)| Reverse(*count));
+        let mut of_equals = crowds.chunk_by(|(one, _), (other, _)| one == other);
+        let idle = of_equals.find_map(|crowds| {
+            let idle: HashSet<Whose> =
+                crowds.iter().map(|(_, whose)| *whose).filter(|whose| !lives(*whose)).collect();
+            let mut candidates = self.lines.iter().filter(|(_, kept)| idle.contains(&kept.whose));
+            let idle = if idle.is_empty() { None } else { candidates.find(|(_, kept)| !kept.line.is_busy()) };
+            idle.map(|(number, _)| *number)
+        });
+        idle.or_else(|| {
+            let (count, greediest) = *crowds.first()?;
+            let newest = || self.lines.iter().rev().find(|(_, kept)| kept.whose == greediest);
+            if greediest != whose && count > PART { newest().map(|(number, _)| *number) } else { None }
+        })
+    }
 }
 
 fn whose(peer: Option<&Peer>) -> Whose {
@@ -312,31 +348,37 @@ mod tests {
     }
 
     /// So many connections of each process, in this order.
-    fn open(crowds: &[(i32, usize)]) -> BTreeMap<u64, Kept> {
+    fn open(crowds: &[(i32, usize)]) -> Open {
         let all = crowds.iter().flat_map(|(process, count)| std::iter::repeat_n(*process, *count));
-        let kept = |process| Kept { line: Arc::default(), whose: of(process) };
-        (1..).zip(all.map(kept)).collect()
+        let mut open = Open::default();
+        for (number, process) in (1..).zip(all) {
+            open.insert(number, Kept { line: Arc::default(), whose: of(process) });
+        }
+        open
     }
 
     #[test]
     fn the_oldest_idle_one_of_the_greediest_makes_room() {
         let nothing_lives = |_| false;
-        assert_eq!(leaving(&open(&[(1, 3), (2, 9), (3, 4)]), of(4), nothing_lives), Some(4));
-        assert_eq!(leaving(&open(&[(1, 3), (2, 9), (3, 4)]), of(2), nothing_lives), Some(4));
+        assert_eq!(open(&[(1, 3), (2, 9), (3, 4)]).leaving(of(4), nothing_lives), Some(4));
+        assert_eq!(open(&[(1, 3), (2, 9), (3, 4)]).leaving(of(2), nothing_lives), Some(4));
         // A thousand helpers with one each: the first that came.
         let each: Vec<_> = (1..1000).map(|process| (process, 1)).collect();
-        assert_eq!(leaving(&open(&each), of(4000), nothing_lives), Some(1));
+        assert_eq!(open(&each).leaving(of(4000), nothing_lives), Some(1));
+        let mut open = open(&[(1, 2), (2, 3)]);
+        assert!(open.remove(4).is_some() && open.remove(4).is_none() && open.remove(3).is_some());
+        assert_eq!(open.leaving(of(3), nothing_lives), Some(1));
     }
 
     #[test]
     fn a_build_with_an_open_stream_is_not_idle_and_gives_way_only_beyond_its_part() {
         let lives = |whose: Whose| whose.process != 3;
-        assert_eq!(leaving(&open(&[(1, 1), (2, 500), (3, 2)]), of(4), lives), Some(502));
+        assert_eq!(open(&[(1, 1), (2, 500), (3, 2)]).leaving(of(4), lives), Some(502));
         let all_live = |_| true;
         let crowd = [(1, 1), (2, PART + 1), (3, 9)];
         // The newest of it: what it has had for long is the last to go.
-        assert_eq!(leaving(&open(&crowd), of(1), all_live), Some(PART as u64 + 2));
-        assert_eq!(leaving(&open(&crowd), of(2), all_live), None, "not for more of the same");
-        assert_eq!(leaving(&open(&[(1, 1), (2, PART)]), of(3), all_live), None);
+        assert_eq!(open(&crowd).leaving(of(1), all_live), Some(PART as u64 + 2));
+        assert_eq!(open(&crowd).leaving(of(2), all_live), None, "not for more of the same");
+        assert_eq!(open(&[(1, 1), (2, PART)]).leaving(of(3), all_live), None);
     }
 }

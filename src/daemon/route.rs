@@ -265,7 +265,7 @@ fn narrowed(grant: &Grant, given: Given) -> Result<Given, Failure> {
         given.minted.source
     );
     let written = grant.proxy.as_ref().and_then(|proxy| match &proxy.origin {
-        Origin::Command => Some("run `valetkey docker args --tokens --unnarrowed …`".to_owned()),
+        Origin::Command => Some("open it with `valetkey docker args --tokens --unnarrowed`".to_owned()),
         origin => origin.add("unnarrowed = true"),
     });
     let written = written.map(|written| format!(", or {written}")).unwrap_or_default();

@@ -31,7 +31,7 @@ fn two_builds_have_what_each_was_opened_for_and_a_refusal_names_the_command() {
     for (socket, own, other) in [(&sockets[0], names[0], names[1]), (&sockets[1], names[1], names[0])] {
         assert_eq!(agent(socket, "GET", &page(&sandbox, own), "").0, 200);
         let (status, body) = agent(socket, "GET", &page(&sandbox, other), "");
-        let line = format!("valetkey docker args … {}", repository(&sandbox, other));
+        let line = format!("`valetkey docker args {}`", repository(&sandbox, other));
         assert!(status == 403 && body.contains(&line) && !body.contains("[build]"), "{status} {body}");
         let upload = format!("/registry/localhost:{}/{own}/", sandbox.google.port());
         let (status, body) = agent(socket, "POST", &upload, "");
