@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::peer::{Peer, UNKNOWN};
@@ -162,6 +162,10 @@ where
                     });
                     most = most.max(tasks.len());
                     calm = None;
+                    if tasks.len() > MOST_CONNECTIONS {
+                        // Whoever has to make room gets its turn to do so before the next one comes in.
+                        yield_now().await;
+                    }
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: it passes when a connection ends.
