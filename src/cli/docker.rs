@@ -17,7 +17,7 @@ pub(super) enum DockerCommand {
     /// Open a socket for one build and print the flags that carry it in
     ///
     /// Steps that mount the socket read the named repositories through it, while it is open. The requests are made
-    /// outside, and no token enters the build.
+    /// outside, and no token enters the build unless --tokens says so.
     #[command(after_long_help = args::EXAMPLE)]
     Args(args::Flags),
     /// Write a static valetkey as an image, for `docker load`
