@@ -39,6 +39,8 @@ use crate::registry::request::location;
 
 /// Where the index of one repository is.
 pub(super) const INDEX: &str = "/index/";
+/// Where the index is that merges the repositories in its path.
+pub(super) const MERGED: &str = "/merged/";
 /// Where the merged index is.
 pub(super) const SIMPLE: &str = "/simple/";
 
@@ -66,6 +68,22 @@ pub(super) fn merged(written: &Index, hosts: &Hosts) -> Result<Merged, Failure> 
         public: written.public.as_ref().map(root).transpose()?,
     })
 }
+
+/// Repositories one behind the other, as they stand in a path.
+fn several(places: &str) -> Option<Vec<Repository>> {
+    let segments: Vec<&str> = places.split('/').collect();
+    if !segments.len().is_multiple_of(3) || segments.len() > 3 * MOST_MERGED {
+        return None;
+    }
+    let one = |place: &[&str]| match place {
+        [host, project, name] => Repository::new(host, project, name),
+        _ => None,
+    };
+    segments.chunks(3).map(one).collect()
+}
+
+/// Repositories in one path.
+const MOST_MERGED: usize = 16;
 
 /// One request, and who makes it.
 pub(super) struct Visit<'a> {
@@ -170,6 +188,24 @@ impl<'a> Visit<'a> {
         let Some(merged) = self.daemon.merged() else {
             return problem(&nowhere().with_hint("the merged index is configured as [index] in config.toml"));
         };
+        self.find(&merged, name, request).await
+    }
+
+    /// Answers a request below `/merged/`: `HOST/PROJECT/REPOSITORY/`, once or several times, `simple/NAME/`. The
+    /// repositories are asked in that order, and no other place.
+    pub(super) async fn several(self, request: &Request<Incoming>) -> Reply {
+        let below = request.uri().path().strip_prefix(MERGED).unwrap_or_default();
+        let below = below.strip_suffix('/').unwrap_or(below);
+        let Some((repositories, name)) =
+            below.rsplit_once("/simple/").and_then(|(places, name)| Some((several(places)?, name)))
+        else {
+            return problem(&nowhere());
+        };
+        self.find(&Merged { repositories, ..Merged::default() }, name, request).await
+    }
+
+    async fn find(self, merged: &Merged, name: &str, request: &Request<Incoming>) -> Reply {
+        let path = request.uri().path();
         let Ok(name) = name.parse::<ProjectName>() else {
             let text = "the merged index has pages of projects only, and no list of them";
             return problem(&Failure::new(Kind::NotFound, text));

@@ -1,9 +1,8 @@
 //! `docker build` and `buildah bud` with one mounted socket: what is installed, and what is not left behind.
 
 use super::buildah::Buildah;
-use super::engine::{Built, Engine, Release, context_directory, unique};
+use super::engine::{Engine, Release};
 use super::harness::Sandbox;
-use super::machine::{Machine, PYTHON};
 use super::scene::Scene;
 
 /// One step that installs with pip, as the README has it.

@@ -26,9 +26,8 @@ fn repositories_that_are_not_granted(scene: &Scene) {
 #[track_caller]
 fn assert_refused(scene: &Scene, built: &Built) {
     let host = scene.host();
-    let line = |project: &str, name: &str| {
-        format!("add to config.toml: [build] repositories = [\\\"https://{host}/{project}/{name}\\\"]")
-    };
+    let line =
+        |project: &str, name: &str| format!("run `valetkey docker args https://{host}/{project}/{name}`");
     for way in ["agent", "port"] {
         let says = |name: &str, statuses: &[&str], text: &str| {
             let answer = told_once(built, &format!("{way} {name}"));
@@ -134,7 +133,7 @@ fn streams_cannot_be_guessed_and_a_thousand_of_them_stop_nobody_else() {
     let built = scene.build(engine, &text, &SCRIPTS, &flags);
     let held: Vec<usize> =
         told_once(&built, "held").split(' ').map(|number| number.parse().unwrap()).collect();
-    assert!((1..=192).contains(&held[0]) && held[0] + held[1] == 1000, "{held:?}");
+    assert!((1..=412).contains(&held[0]) && held[0] + held[1] == 1000, "{held:?}");
     for name in ["other build", "afterwards"] {
         assert!(told_once(&built, name).starts_with("200 "), "{name}: {}", built.log);
     }
@@ -187,7 +186,7 @@ fn two_builds_at_once_get_each_its_own_repository_and_not_the_other_s() {
                 let script = format!("valetkey exec -- sh -c '{good} && ! {bad}'");
                 let text = format!("FROM {}\n{}", engine.small(), step(&script));
                 let built = scene.build(engine, &text, &[], &flags);
-                let line = format!("[build] repositories = [\"https://{}/acme/{foreign}\"]", scene.host());
+                let line = format!("run `valetkey docker args https://{}/acme/{foreign}`", scene.host());
                 assert!(built.log.contains(&line), "{}", built.log);
                 assert!(built.log.contains(&format!("{}-1", package.replace('-', "_"))), "{}", built.log);
             });
@@ -207,7 +206,7 @@ fn a_refusal_in_a_build_names_the_line_to_pip_s_user() {
         format!("FROM {}\n{}", buildah.base(), buildah_step(buildah, &format!("valetkey exec -- {pip}")));
     let built = buildah.build(&text, &[], &flags);
     assert_ne!(built.code, Some(0), "{}", built.log);
-    let line = format!("[build] repositories = [\"https://{}/acme/other\"]", scene.host());
+    let line = format!("run `valetkey docker args https://{}/acme/other`", scene.host());
     assert!(built.log.contains(&line), "{}", built.log);
     scene.hunt_in(&built, buildah.stores());
 }

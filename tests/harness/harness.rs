@@ -359,6 +359,6 @@ fn is_alive(socket: &Path) -> bool {
 pub const VALETKEY: &str = env!("CARGO_BIN_EXE_valetkey");
 /// Where logins are kept on a machine without a keychain, below the sandbox's directory.
 pub const VAULT: &str = "home/.local/state/valetkey/logins";
-const CONFIGURATION: &str = "home/.config/valetkey/config.toml";
+pub const CONFIGURATION: &str = "home/.config/valetkey/config.toml";
 /// Where gcloud writes its sign-in, below the sandbox's directory.
 pub const ADC: &str = "home/.config/gcloud/application_default_credentials.json";

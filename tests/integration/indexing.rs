@@ -414,3 +414,44 @@ fn reload(sandbox: &Sandbox) -> Answer {
     let request = b"POST /v1/reload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     Answer::read(&exchange(sandbox, request), false)
 }
+
+#[test]
+fn several_repositories_are_one_index_in_their_order_and_no_other() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    for (repository, name) in [("first", "one"), ("first", "both"), ("second", "two"), ("second", "both")] {
+        sandbox.google.add_package("acme", repository, name, "1.0", &[]);
+    }
+    sandbox.google.add_package("acme", "third", "three", "1.0", &[]);
+    let _daemon = sandbox.serve();
+    let run = |repositories: &[&str], names: &str| {
+        let mut command = sandbox.valetkey();
+        command.args(["exec", "--index"]);
+        for repository in repositories {
+            command.arg(format!("https://localhost:{}/acme/{repository}", sandbox.google.port()));
+        }
+        let script =
+            format!("for name in {names}; do curl -sS -w ' %{{http_code}}\\n' $PIP_INDEX_URL$name/; done");
+        sandbox.run(command.args(["--", "sh", "-c", &script]).env("PATH", "/usr/bin:/bin"))
+    };
+    let both = ["first", "second"];
+    // The second is known once it has answered with a page.
+    let out = run(&both, "one two both three");
+    let codes: Vec<_> = out.stdout.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+    let codes: Vec<_> =
+        codes.into_iter().filter(|word| word.len() == 3 && word.parse::<u16>().is_ok()).collect();
+    assert_eq!(codes, ["200", "200", "200", "404"], "{out:?}");
+    let count = |text: &str| out.stdout.matches(text).count();
+    assert!(count("/acme/first/both/") > 0 && count("/acme/second/two/") > 0, "{out:?}");
+    assert_eq!(count("/acme/second/both/"), 0, "{out:?}");
+    // One that is not there lets nothing go on to the next.
+    let out = run(&["missing", "second"], "two");
+    assert!(!out.stdout.contains("200") && !out.stdout.contains("/acme/second/"), "{out:?}");
+    // What is not granted is not merged.
+    assert!(get(&sandbox, "/merged/evil.test/acme/first/simple/one/").status >= 400);
+    for path in
+        ["/merged/simple/one/", "/merged/a/b/simple/one/", "/merged/a/b/c/one/", "/merged//b/c/simple/one/"]
+    {
+        assert_eq!(get(&sandbox, path).status, 404, "{path}");
+    }
+}

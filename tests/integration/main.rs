@@ -19,7 +19,9 @@ mod stand_in;
 
 mod accounts;
 mod adopt;
+mod carried;
 mod command_line;
+mod crowds;
 mod daemon;
 mod delegation;
 mod exec;
@@ -42,8 +44,10 @@ mod passing;
 mod passing_on;
 mod patience;
 mod peers;
+mod remedies;
 mod socket_directory;
 mod token_endpoint;
+mod token_file;
 mod vault;
 mod vault_crash;
 

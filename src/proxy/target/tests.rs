@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::ask::Access;
 use crate::config::{ExtraRegistry, Format};
-use crate::grant::{Pattern, ProxyGrant, Repositories};
+use crate::grant::{Origin, Pattern, ProxyGrant, Repositories};
 
 fn hosts() -> Hosts {
     Hosts::new(&[ExtraRegistry { host: "localhost:8443".to_owned(), format: Format::Python }])
@@ -309,7 +309,7 @@ proptest! {
     ) {
         let path = format!("{start}{}", pieces.concat());
         let patterns = vec![Pattern::parse("us/acme/private", &hosts()).unwrap()];
-        let grant = ProxyGrant { access: Access::Read, repositories: Repositories::Listed(patterns) };
+        let grant = ProxyGrant::new(Access::Read, Repositories::Listed(patterns), Origin::Build);
         if let Ok(target) = parse(&format!("/registry/{host}{path}")) {
             let sent = target.uri.path_and_query().unwrap().as_str();
             prop_assert_eq!(sent, &path);
