@@ -223,7 +223,7 @@ fn a_token_file_is_mounted_as_printed() {
     }
     let chapter = Chapter::read();
     let make = chapter.command("valetkey token --format json");
-    let build = chapter.command("docker build --secret");
+    let command = chapter.command("docker build --secret");
     let step = &chapter.blocks("dockerfile")[1];
     for engine in [Release::Installed, Release::Sid].into_iter().filter_map(Engine::of) {
         let scene = scene();
@@ -242,7 +242,7 @@ fn a_token_file_is_mounted_as_printed() {
             format!("--index-url {}\nacme-hello\n", scene.sandbox.index_with_user()),
         )
         .unwrap();
-        let script = format!("{make}; {}", build.replace("docker build", "docker build --network host"));
+        let script = format!("{make}; {}", command.replace("docker build", "docker build --network host"));
         let built = build_in(engine, &scene, &script, None);
         scene.hunt(&built, &engine.export(&built.image), engine.stores());
         fs::remove_file(scene.sandbox.path("run/token.json")).unwrap();
