@@ -50,7 +50,7 @@ fn another_repository_is_refused_and_the_line_that_would_grant_it_is_named() {
     let text = dockerfile(engine.base(), &other, "").replace("acme-hello\n", "acme-other\n");
     let built = engine.build(&text, &[], &flags);
     assert_ne!(built.code, Some(0), "{}", built.log);
-    let line = format!("[build] repositories = [\"https://{}/acme/other\"]", scene.host());
+    let line = format!("run `valetkey docker args https://{}/acme/other`", scene.host());
     assert!(built.log.contains(&line), "{}", built.log);
     Sandbox::wait_until("the refusal is in the log", || scene.sandbox.log().contains("is not granted here"));
     scene.hunt_in(&built, engine.stores());
