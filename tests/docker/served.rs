@@ -26,8 +26,7 @@ impl<'a> Owner<'a> {
     fn serve(scene: &'a Scene, configuration: &str) -> Self {
         let sandbox = &scene.sandbox;
         let program = prepared::static_program().expect("the static program");
-        let own = sandbox.path("bin/own");
-        fs::copy(program, &own).unwrap();
+        let own = sandbox.copy(program, "bin/own");
         sandbox.configure(configuration);
         let table = sandbox.write("subuid", &format!("{OWNER}:{REMAPPED}:65536\n"));
         fs::set_permissions(&table, fs::Permissions::from_mode(0o644)).unwrap();
@@ -188,7 +187,10 @@ fn another_user_is_refused_at_a_port_until_it_is_added() {
     }
     let answer = get(4711);
     assert!(answer.starts_with("403 "), "{answer}");
-    assert!(answer.contains("[[listener]] peers = [4711]"), "{answer}");
+    assert!(
+        answer.contains("add to the [[listener]] at ") && answer.contains(": peers = [4711]"),
+        "{answer}"
+    );
     owner.reload(&format!("{listener}peers = [4711]\n"));
     let answer = get(4711);
     assert!(answer.starts_with("200 ") && answer.contains("acme_hello-"), "{answer}");

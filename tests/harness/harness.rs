@@ -120,8 +120,20 @@ impl Sandbox {
     /// Puts a script on PATH.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         // What is there may be a link to the program itself, which a write would follow.
-        let _ = fs::remove_file(self.path(&format!("bin/{name}")));
-        let path = self.write(&format!("bin/{name}"), text);
+        let below = format!("bin/{name}");
+        let _ = fs::remove_file(self.path(&below));
+        let text = self.write(&format!("{below}.text"), text);
+        let path = self.copy(&text, &below);
+        fs::remove_file(text).expect("the text");
+        path
+    }
+
+    /// Copies a program, by a process of its own: a thread of this one that forks meanwhile would hold the copy open for
+    /// writing a little longer, and what is open for writing cannot be run.
+    pub fn copy(&self, program: impl AsRef<Path>, below: &str) -> PathBuf {
+        let path = self.path(below);
+        let status = Command::new("cp").arg(program.as_ref()).arg(&path).status().expect("cp");
+        assert!(status.success(), "{} is not copied", path.display());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
         path
     }

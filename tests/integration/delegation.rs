@@ -66,10 +66,10 @@ fn copies_and_links_of_ourselves_are_skipped_and_the_one_in_between_is_found() {
     for directory in ["one", "two", "three", "four"] {
         fs::create_dir(sandbox.path(directory)).unwrap();
     }
-    fs::copy(VALETKEY, sandbox.path("one/keyring")).unwrap();
+    sandbox.copy(VALETKEY, "one/keyring");
     symlink(VALETKEY, sandbox.path("two/keyring")).unwrap();
-    fs::copy(sandbox.script("other", OTHER), sandbox.path("three/keyring")).unwrap();
-    fs::copy(VALETKEY, sandbox.path("four/keyring")).unwrap();
+    sandbox.copy(sandbox.script("other", OTHER), "three/keyring");
+    sandbox.copy(VALETKEY, "four/keyring");
     let directories = ["one", "two", "three", "four"].map(|name| sandbox.path(name).display().to_string());
     for caller in ["one", "two", "four"] {
         let mut command = sandbox.command(sandbox.path(caller).join("keyring"));

@@ -223,8 +223,7 @@ fn other_users_are_served_once_they_are_listed() {
     let sandbox = with_package();
     let socket = sandbox.path("shared.sock");
     let key = sandbox.service_account();
-    let program = sandbox.path("bin/copy");
-    fs::copy(VALETKEY, &program).unwrap();
+    let program = sandbox.copy(VALETKEY, "bin/copy");
     for below in ["", "bin"] {
         fs::set_permissions(sandbox.path(below), fs::Permissions::from_mode(0o755)).unwrap();
     }

@@ -36,8 +36,7 @@ fn another_user_gets_nothing_and_the_refusal_is_logged() {
     let mut daemon = sandbox.serve();
     assert_given(&sandbox.run(&mut sandbox.get()));
     open_the_way(&sandbox);
-    let program = sandbox.path("bin/copy");
-    fs::copy(super::harness::VALETKEY, &program).unwrap();
+    let program = sandbox.copy(super::harness::VALETKEY, "bin/copy");
     for arguments in [&["token"][..], &["status"], &["stop"], &["reload"]] {
         let mut command = sandbox.command(&program);
         command.args(arguments).env("VALETKEY_SOCKET", sandbox.socket()).env("HOME", "/").current_dir("/");
@@ -63,8 +62,7 @@ fn a_socket_that_another_user_serves_is_not_believed() {
     fs::DirBuilder::new().mode(0o700).create(&theirs).unwrap();
     chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
     fs::set_permissions(sandbox.path("bin"), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = sandbox.path("bin/copy");
-    fs::copy(super::harness::VALETKEY, &program).unwrap();
+    let program = sandbox.copy(super::harness::VALETKEY, "bin/copy");
     let mut command = sandbox.command(&program);
     command.arg("serve").env("XDG_RUNTIME_DIR", &theirs).env("HOME", "/").current_dir("/");
     let mut impostor = command.uid(NOBODY).gid(NOBODY).spawn().unwrap();

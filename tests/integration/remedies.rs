@@ -258,8 +258,7 @@ fn another_user_is_served_by_an_agent_listener_once_listed() {
     let sandbox = with_package();
     let key = sandbox.service_account();
     let socket = sandbox.path("agent.sock");
-    let program = sandbox.path("bin/copy");
-    std::fs::copy(super::harness::VALETKEY, &program).unwrap();
+    let program = sandbox.copy(super::harness::VALETKEY, "bin/copy");
     for below in ["", "bin"] {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(sandbox.path(below), open).unwrap();
