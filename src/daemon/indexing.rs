@@ -1,20 +1,20 @@
-//! The Python index at a listener: `/index/HOST/PROJECT/REPOSITORY/simple/…` and the merged `/simple/NAME/`.
+//! The Python index at a listener: `/index/HOST/PROJECT/REPOSITORY/simple/…`, the merged `/simple/NAME/`, and `/merged/…`, which
+//! merges the repositories in its path.
 //!
 //! Every page of a registry is fetched through the proxy and within the listener's grant, so nothing is asked for that
 //! `/registry/` would not give, and each link is checked again when it is followed. Pages of the public index are
 //! fetched without any token. A page passes as it comes; one that breaks breaks its connection off, because half a page
 //! must never look like a whole one.
 
-use std::pin::Pin;
+mod fetching;
+mod rewritten;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Uri};
-use tokio::time::Instant;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
 use url::{Position, Url};
 
 use super::Daemon;
@@ -22,20 +22,18 @@ use super::passing::{self, Record, still_granted};
 use super::peer::Peer;
 use super::post::Post;
 use crate::ask::Access;
-use crate::broker::Broker;
-use crate::broker::choice::Sources;
 use crate::config::listeners::Index;
-use crate::error::{Failure, Kind, printable};
-use crate::google::artifact_registry::{RepositoryName, has_python_repository};
+use crate::error::{Failure, Kind};
 use crate::grant::ProxyGrant;
-use crate::http::body::{Body, BoxError, End};
+use crate::http::body::{Body, End};
 use crate::http::server::{Reply, problem, problem_with};
-use crate::proxy::index::merge::{Answer, Fetch, MergeFault, Merged, Place, Query};
+use crate::proxy::index::merge::{MergeFault, Merged, Place, Query};
 use crate::proxy::index::negotiate::NegotiationFault;
 use crate::proxy::index::{Accept, Admits, Links, Mount, ProjectName, Repository, Rewriter, Target};
-use crate::proxy::{Proxy, redirect, target};
+use crate::proxy::target;
 use crate::registry::Hosts;
-use crate::registry::request::location;
+use fetching::{Fetcher, address, check_encoding, question, text_of};
+use rewritten::Rewritten;
 
 /// Where the index of one repository is.
 pub(super) const INDEX: &str = "/index/";
@@ -294,164 +292,6 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// Fetches what the merged index asks for.
-struct Fetcher<'a> {
-    proxy: Proxy,
-    grant: &'a ProxyGrant,
-    broker: Arc<Broker<Sources>>,
-    record: Mutex<Record>,
-}
-
-impl Fetch for Fetcher<'_> {
-    type Body = Body;
-
-    async fn page(&self, _: &Repository, page: &Url, accept: &str) -> Result<Answer<Body>, Failure> {
-        let passed = self.proxy.pass(self.grant, question(page, accept)?).await;
-        let (answer, answered) = self.record().note(passed);
-        answered_by(answer?, address(answered.as_ref(), page)?)
-    }
-
-    async fn public_page(&self, page: &Url, accept: &str) -> Result<Answer<Body>, Failure> {
-        let http = &self.broker.cache().upstream().world.http;
-        let mut url = page.clone();
-        for _ in 0..=redirect::MOST {
-            let uri = url.as_str().parse().map_err(|_| unsendable())?;
-            let answer = http.stream(get(uri, accept)?, None).await?;
-            self.record().note_public(answer.status().as_u16());
-            let location =
-                answer.headers().get(header::LOCATION).filter(|_| answer.status().is_redirection());
-            let next = location.and_then(|location| url.join(location.to_str().ok()?).ok());
-            match next.filter(|next| next.origin() == url.origin() && next.username().is_empty()) {
-                Some(next) => url = next,
-                None => return answered_by(answer.map(Body::stream), url),
-            }
-            url.set_fragment(None);
-            answer.into_body().drain().await;
-        }
-        let host = url.host_str().unwrap_or_default();
-        Err(Failure::new(Kind::Upstream, format!("{host} redirects without an end")))
-    }
-
-    /// The API knows repositories by their place, which only the names of Google's own hosts tell.
-    async fn confirms(&self, repository: &Repository) -> Result<Option<bool>, Failure> {
-        let (host, path) = repository.place().split_once('/').unwrap_or_default();
-        let registry = self.broker.hosts().locate(host, &format!("/{path}")).ok();
-        let name = location(host).and_then(|place| {
-            let (project, name) = registry.as_ref()?.repository.as_ref()?;
-            RepositoryName::new(project, place, name)
-        });
-        let Some((registry, name)) = registry.zip(name) else { return Ok(None) };
-        self.grant.check(&registry, Access::Read)?;
-        let until = Instant::now() + API_TIME;
-        let token = self.broker.token(&registry, Access::Read, None).await?;
-        let exists =
-            has_python_repository(&self.broker.cache().upstream().world, &token, &name, until).await?;
-        tracing::debug!(%name, ?exists, "asked Google's API");
-        Ok(exists)
-    }
-}
-
-impl Fetcher<'_> {
-    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A page whose links are written anew as it is taken.
-struct Rewritten {
-    body: Body,
-    /// Until the end, or a fault.
-    rewriter: Option<Rewriter>,
-}
-
-impl HttpBody for Rewritten {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        loop {
-            let Some(rewriter) = &mut this.rewriter else { return Poll::Ready(None) };
-            let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
-                return Poll::Pending;
-            };
-            let ready = match frame {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(piece) => rewriter.feed(&piece).map_err(BoxError::from),
-                    Err(_trailers) => continue,
-                },
-                Some(Err(error)) => Err(error),
-                None => match this.rewriter.take() {
-                    Some(rewriter) => rewriter.finish().map_err(BoxError::from),
-                    None => return Poll::Ready(None),
-                },
-            };
-            match ready {
-                Ok(piece) if piece.is_empty() => {}
-                Ok(piece) => return Poll::Ready(Some(Ok(Frame::data(piece.into())))),
-                Err(error) => {
-                    this.rewriter = None;
-                    return Poll::Ready(Some(Err(error)));
-                }
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rewriter.is_none()
-    }
-}
-
-/// The question for a page, as the proxy takes it.
-fn question(page: &Url, accept: &str) -> Result<Request<Body>, Failure> {
-    let path = format!("{}{}", target::PREFIX, &page[Position::BeforeHost..Position::AfterPath]);
-    get(path.parse().map_err(|_| unsendable())?, accept)
-}
-
-/// Without conditions: what is unchanged there is not what we gave. Without compression: a page is read as it passes.
-fn get(uri: Uri, accept: &str) -> Result<Request<Body>, Failure> {
-    let mut request = Request::new(Body::empty());
-    *request.uri_mut() = uri;
-    let headers = request.headers_mut();
-    headers.insert(header::ACCEPT, HeaderValue::from_str(accept).map_err(|_| unsendable())?);
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.insert(
-        header::USER_AGENT,
-        HeaderValue::from_static(concat!("valetkey/", env!("CARGO_PKG_VERSION"))),
-    );
-    Ok(request)
-}
-
-fn answered_by(answer: Response<Body>, url: Url) -> Result<Answer<Body>, Failure> {
-    let status = answer.status().as_u16();
-    if status == 200 {
-        check_encoding(answer.headers())?;
-    }
-    let content_type = text_of(answer.headers(), &header::CONTENT_TYPE).map(str::to_owned);
-    Ok(Answer { status, url, content_type, body: answer.into_body() })
-}
-
-fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
-    let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-    match encodings.map(HeaderValue::as_bytes).find(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
-        None => Ok(()),
-        Some(encoding) => {
-            let encoding = printable(&String::from_utf8_lossy(encoding));
-            let text = format!("the page came in the encoding {encoding:?}, which was not asked for");
-            Err(Failure::new(Kind::Upstream, text))
-        }
-    }
-}
-
-/// The address that answered. One that was not even asked cannot have.
-fn address(answered: Option<&Uri>, page: &Url) -> Result<Url, Failure> {
-    let address = answered.map_or(Ok(page.clone()), |uri| Url::parse(&uri.to_string()));
-    address.map_err(|_| Failure::new(Kind::Upstream, "the page has an address that is no URL"))
-}
-
 fn accepted(request: &Request<Incoming>) -> Result<Accept, NegotiationFault> {
     let values = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let accept = values.collect::<Vec<_>>().join(", ");
@@ -488,10 +328,6 @@ fn is_head(request: &Request<Incoming>) -> bool {
     request.method() == Method::HEAD
 }
 
-fn text_of<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
 fn value(content_type: &str) -> HeaderValue {
     HeaderValue::from_str(content_type).unwrap_or(HeaderValue::from_static("text/html"))
 }
@@ -500,12 +336,6 @@ fn nowhere() -> Failure {
     Failure::new(Kind::NotFound, "there is nothing at this path")
 }
 
-fn unsendable() -> Failure {
-    Failure::new(Kind::Local, "the request cannot be sent on")
-}
-
-/// For an answer of Google's API: a little less than the merged index waits for it.
-const API_TIME: Duration = Duration::from_secs(4);
 /// They speak of the bytes that the registry sent.
 const OF_OTHER_BYTES: [&str; 10] = [
     "accept-ranges",
