@@ -1,0 +1,64 @@
+//! The memory that many downloads at once cost the daemon, on each carrier, when every other reader is slow.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use super::nginx::{self, Upstream};
+use super::process::peak_resident;
+use super::proxy::Served;
+use super::reader::Way;
+use super::sandbox::Sandbox;
+use super::table::{Table, Target, Unit};
+
+/// A fresh daemon for each carrier and build, since what counts is the most that it ever had.
+pub(crate) fn of_crowds(table: &mut Table, sandboxes: &[Sandbox<'_>; 2]) {
+    let Some(program) = nginx::find() else { return };
+    let upstream = Upstream::start(program, &sandboxes[0].path("upstream-of-crowds"));
+    for sandbox in sandboxes {
+        let carriers: [(&str, fn(&Served<'_>) -> Way); 3] = [
+            ("Unix", |served| served.way(false)),
+            ("TCP", |served| served.way(true)),
+            ("the agent carrier", |served| served.by_agent()),
+        ];
+        for (carrier, way) in carriers {
+            let served = Served::start(sandbox, &upstream);
+            let (moved, most) = crowd(&way(&served));
+            let peak = peak_resident(served.daemon.id());
+            let note = format!(
+                "peak; {:.0} MiB moved, at least {:.1} MiB by each, half of the readers slow",
+                moved as f64 / super::MIB,
+                most as f64 / super::MIB
+            );
+            let measure = format!("memory with {CROWD} downloads on {carrier}, {}", sandbox.build.name);
+            table.row(measure, Target::LessThan(24.0), peak, Unit::Mebibytes, &note);
+        }
+    }
+}
+
+/// Many readers for a while: every other one takes all it can, the rest a little now and then. How much they took in
+/// all, and the least that one of them took.
+fn crowd(way: &Way) -> (usize, usize) {
+    let end = Instant::now() + WHILE;
+    std::thread::scope(|scope| {
+        let read = |number: usize| {
+            let (mut moved, mut buffer) = (0, vec![0; 64 << 10]);
+            let mut stream = way.ask();
+            while Instant::now() < end {
+                match stream.read(&mut buffer).expect("a piece") {
+                    0 => stream = way.ask(),
+                    more => moved += more,
+                }
+                if number % 2 == 0 {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+            moved
+        };
+        let readers: Vec<_> = (0..CROWD).map(|number| scope.spawn(move || read(number))).collect();
+        let moved: Vec<usize> = readers.into_iter().map(|reader| reader.join().expect("a reader")).collect();
+        (moved.iter().sum(), moved.into_iter().min().unwrap_or_default())
+    })
+}
+
+const CROWD: usize = 64;
+const WHILE: Duration = Duration::from_secs(8);
