@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use super::pool::Pool;
 use super::proxy::ProxyConnector;
+use super::wide::WideConnector;
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
 
@@ -157,7 +158,7 @@ struct Shared {
 
 /// Opens connections with TLS, on which HTTP/1.1 is spoken: where one HTTP/2 connection carries many files, two
 /// readers that stop reading hold up all the others.
-pub(super) type SecureConnector = HttpsConnector<ProxyConnector>;
+pub(super) type SecureConnector = HttpsConnector<WideConnector>;
 
 impl HttpClient {
     #[must_use]
@@ -264,7 +265,7 @@ impl Shared {
             .with_tls_config(config)
             .https_only()
             .enable_http1()
-            .wrap_connector(self.connector.clone()))
+            .wrap_connector(WideConnector(self.connector.clone())))
     }
 }
 

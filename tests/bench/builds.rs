@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, output};
-use super::race::median;
+use super::reader::median;
 use super::sandbox::Sandbox;
 use super::stand_in::{Options, StandIn};
 use super::table::{Table, Target, Unit};

@@ -151,7 +151,7 @@ impl Drop for Server {
 }
 
 /// The numbers behind a word, wherever in a line it stands.
-fn figures<const N: usize>(log: &str, word: &str) -> Vec<[f64; N]> {
+pub(crate) fn figures<const N: usize>(log: &str, word: &str) -> Vec<[f64; N]> {
     let numbers = |line: &str| -> Option<[f64; N]> {
         let (_, rest) = line.split_once(word)?;
         let numbers: Vec<f64> = rest.split_whitespace().map_while(|word| word.parse().ok()).collect();
@@ -160,7 +160,7 @@ fn figures<const N: usize>(log: &str, word: &str) -> Vec<[f64; N]> {
     log.lines().filter_map(numbers).collect()
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

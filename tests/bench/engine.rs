@@ -42,7 +42,10 @@ impl Engine {
         let give_up = Instant::now() + Duration::from_secs(60);
         while !engine.is_ready() {
             if Instant::now() > give_up {
-                return Err(format!("dockerd does not start, see {}", directory.join("dockerd.log").display()));
+                return Err(format!(
+                    "dockerd does not start, see {}",
+                    directory.join("dockerd.log").display()
+                ));
             }
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -1,9 +1,13 @@
 //! `exec`'s forward proxy, with the TLS that its clients ask for, against what its carrier gives to the same reader
 //! without it: the daemon's Unix socket, and the agent carrier.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Stdio};
 
+use super::carrier::{figures, median as middle};
+use super::engine::{Engine, output};
 use super::nginx::{self, Upstream, free_port};
 use super::proxy::Served;
 use super::reader::{Place, Way, in_turns, trusting};
@@ -16,17 +20,67 @@ pub(crate) fn against_its_carrier(table: &mut Table, sandboxes: &[Sandbox<'_>; 2
     for sandbox in sandboxes {
         let served = Served::start(sandbox, &upstream);
         let [straight, by_agent] = [false, true].map(|agent| Run::start(&served, agent));
-        let through = |run: &Run| Way::new("exec", run.place(&upstream), "/acme/private/wheel");
+        let (daemon, reader) = (("daemon", served.daemon.id()), ("reader", std::process::id()));
+        let through = |run: &Run| {
+            let way = Way::new("exec", run.place(&upstream), "/acme/private/wheel");
+            way.watching(&[daemon, ("exec", run.child.id()), reader])
+        };
+        let bare = |way: Way| way.watching(&[daemon, reader]);
         let mut ways =
-            [served.way(false), through(&straight), served.by_agent(), through(&by_agent)];
+            [bare(served.way(false)), through(&straight), bare(served.by_agent()), through(&by_agent)];
         in_turns(&mut ways, rounds);
         for (carrier, pair) in ["Unix", "the agent carrier"].into_iter().zip(ways.chunks(2)) {
             let [bare, exec] = [pair[0].rate(), pair[1].rate()];
-            let note = format!("{exec:.0} against {bare:.0} MiB/s, {rounds} rounds");
-            let measure = format!("200 MiB through exec on {carrier}, {}, against the carrier", sandbox.build.name);
+            let note = format!(
+                "{exec:.0} against {bare:.0} MiB/s, {rounds} rounds; ms of processor: {} against {}",
+                pair[1].used(),
+                pair[0].used()
+            );
+            let measure =
+                format!("200 MiB through exec on {carrier}, {}, against the carrier", sandbox.build.name);
             table.row(measure, Target::AtLeast(0.8), exec / bare, Unit::Times, &note);
         }
     }
+}
+
+/// The same inside of a `docker build`, where the agent carrier is what there is. The step has no network.
+pub(crate) fn in_a_build(table: &mut Table, sandbox: &Sandbox<'_>, carry: &Path, rounds: usize) {
+    let (measure, target) =
+        ("200 MiB through exec in a docker build, against the carrier", Target::AtLeast(0.8));
+    match log_of_build(sandbox, carry, rounds) {
+        Ok(log) => {
+            let seen: Vec<[f64; 2]> = figures(&log, "forward ");
+            let of = |pick: fn(&[f64; 2]) -> f64| middle(seen.iter().map(pick).collect());
+            let note =
+                format!("{:.0} against {:.0} MiB/s, {} rounds", of(|it| it[1]), of(|it| it[0]), seen.len());
+            table.row(measure.to_owned(), target, of(|it| it[1] / it[0]), Unit::Times, &note);
+        }
+        Err(reason) => table.missing(measure.to_owned(), target, Unit::Times, &reason),
+    }
+}
+
+fn log_of_build(sandbox: &Sandbox<'_>, carry: &Path, rounds: usize) -> Result<String, String> {
+    let program = nginx::find().ok_or("not measured: no nginx")?;
+    let directory = sandbox.path("forward");
+    let context = directory.join("context");
+    fs::create_dir_all(&context).expect("a directory");
+    let upstream = Upstream::start(program, &sandbox.path("upstream-of-builds"));
+    let served = Served::start(sandbox, &upstream);
+    fs::copy(carry, context.join("carry")).expect("a copy of the program");
+    fs::copy(&sandbox.build.binary, context.join("valetkey")).expect("a copy of the program");
+    let dockerfile = format!(
+        "FROM scratch\nCOPY carry valetkey /\nRUN --mount=type=ssh,id=valetkey,required=true [\"/valetkey\", \
+         \"exec\", \"--\", \"/carry\", \"forward\", \"{}\", \"--rounds\", \"{rounds}\"]\n",
+        upstream.host()
+    );
+    fs::write(context.join("Dockerfile"), dockerfile).expect("a Dockerfile");
+    let engine = Engine::start(&directory)?;
+    let mut command = engine.docker()?;
+    let socket = format!("valetkey={}", sandbox.path("agent.sock").display());
+    command.args(["build", "--progress=plain", "--no-cache", "--network=none", "--ssh", &socket]);
+    let log = output(command.arg(&context));
+    drop(served);
+    log
 }
 
 /// A run of `valetkey exec` whose command waits for the end of its input.

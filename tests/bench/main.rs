@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use reader::MIB;
 use sandbox::{Build, Sandbox};
 use stand_in::{Options, StandIn};
 use table::{Table, Target, Unit};
@@ -167,6 +168,10 @@ fn main() {
     if wanted(Measure::Exec) {
         say("the same through exec's forward proxy");
         forward::against_its_carrier(&mut table, &sandboxes, bulk_rounds);
+        if let Some(carry) = &arguments.carry {
+            let rounds = if arguments.quick { 2 } else { 7 };
+            forward::in_a_build(&mut table, &sandboxes[0], &absolute(carry), rounds);
+        }
     }
     if wanted(Measure::Memory) {
         say("64 downloads at once on each carrier");
@@ -192,7 +197,9 @@ fn main() {
     if wanted(Measure::Carrier) {
         say("the agent carrier, inside of builds");
         match &arguments.carry {
-            Some(carry) => carrier::measure(&mut table, &absolute(carry), if arguments.quick { 1 } else { 5 }),
+            Some(carry) => {
+                carrier::measure(&mut table, &absolute(carry), if arguments.quick { 1 } else { 5 })
+            }
             None => say("not measured: no --carry"),
         }
     }
@@ -218,5 +225,3 @@ fn say(text: &str) {
 fn absolute(path: &std::path::Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
-
-const MIB: f64 = 1_048_576.0;

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::nginx::{self, Upstream};
 use super::proxy::Served;
-use super::race::median;
-use super::reader::{Duplex, Place, secure, trusting};
+use super::reader::{Duplex, Place, median, secure, trusting};
 use super::sandbox::Sandbox;
 use super::table::{Table, Target, Unit};
 
@@ -23,17 +22,19 @@ pub(crate) fn first_bytes(table: &mut Table, sandboxes: &[Sandbox<'_>; 2], round
         let served = Served::start(sandbox, &upstream);
         let socket = Place::Unix(sandbox.socket());
         let straight = TcpStream::connect(("127.0.0.1", upstream.port)).expect("a connection");
-        let mut lines: [(&str, Box<dyn Duplex>); 2] = [
-            ("", Box::new(secure(straight, &trust))),
-            ("/index/", socket.connect().expect("a connection")),
-        ];
+        let mut lines: [(&str, Box<dyn Duplex>); 2] =
+            [("", Box::new(secure(straight, &trust))), ("/index/", socket.connect().expect("a connection"))];
         for format in ["html", "json"] {
             let mut times: [Vec<Page>; 2] = Default::default();
             for round in 0..=rounds {
                 // The order is the other one each time.
                 for which in [round % 2, 1 - round % 2] {
                     let (prefix, line) = &mut lines[which];
-                    let host = if prefix.is_empty() { String::from("/") } else { format!("{prefix}{}/", upstream.host()) };
+                    let host = if prefix.is_empty() {
+                        String::from("/")
+                    } else {
+                        format!("{prefix}{}/", upstream.host())
+                    };
                     let target = format!("{host}acme/private/simple/acme-{format}/");
                     let page = Page::get(line, &target, &upstream.host());
                     if round > 0 {
@@ -52,7 +53,8 @@ pub(crate) fn first_bytes(table: &mut Table, sandboxes: &[Sandbox<'_>; 2], round
                 of(&straight, |page| page.whole),
                 rounds
             );
-            let measure = format!("first byte of 10,000 files behind upstream's, {format}, {}", sandbox.build.name);
+            let measure =
+                format!("first byte of 10,000 files behind upstream's, {format}, {}", sandbox.build.name);
             table.row(measure, Target::AtMost(20.0), late - early, Unit::Milliseconds, &note);
         }
         drop(served);

@@ -54,7 +54,10 @@ pub(crate) fn against_proxpi(
     let link = |number| format!("<a href=\"../../{0}\">{0}</a>\n", file(number));
     // The first one warms everything up.
     let page: String = (0..=rounds).map(link).collect();
-    upstream.write_public("simple/acme-large/index.html", &format!("<!DOCTYPE html><html><body>{page}</body></html>"));
+    upstream.write_public(
+        "simple/acme-large/index.html",
+        &format!("<!DOCTYPE html><html><body>{page}</body></html>"),
+    );
     (0..=rounds).for_each(|number| upstream.link_public(&file(number)));
     let served = sandboxes.each_ref().map(|sandbox| Served::start(sandbox, &upstream));
     let index = Proxpi::start(python, &sandboxes[0], &upstream);

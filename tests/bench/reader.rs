@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use valetkey::carrier::agent::{AgentChannel, AgentStream};
 
-use super::race::median;
+use super::process::processor_time;
 
 /// Where somebody serves.
 #[derive(Debug, Clone)]
@@ -25,7 +25,11 @@ pub(crate) enum Place {
     /// The agent carrier, by this crate's own end of it.
     Agent(PathBuf),
     /// A forward proxy on this port, and TLS by what vouches for the host behind it.
-    Forward { port: u16, host: String, trust: Arc<ClientConfig> },
+    Forward {
+        port: u16,
+        host: String,
+        trust: Arc<ClientConfig>,
+    },
 }
 
 /// One way to a file.
@@ -35,6 +39,8 @@ pub(crate) struct Way {
     pub place: Place,
     pub target: String,
     pub times: Vec<Duration>,
+    /// Whose processor time is looked at, and how much of it all counted rounds took together.
+    watched: Vec<(&'static str, u32, Duration)>,
 }
 
 /// Both directions.
@@ -44,12 +50,27 @@ impl<S: Read + Write + Send> Duplex for S {}
 
 impl Way {
     pub(crate) fn new(name: &str, place: Place, target: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), place, target: target.into(), times: Vec::new() }
+        Self { name: name.to_owned(), place, target: target.into(), times: Vec::new(), watched: Vec::new() }
+    }
+
+    pub(crate) fn watching(mut self, processes: &[(&'static str, u32)]) -> Self {
+        let watched = processes.iter().map(|(name, pid)| (*name, *pid, Duration::ZERO));
+        self.watched = watched.collect();
+        self
+    }
+
+    /// Processor time for each file, in milliseconds.
+    pub(crate) fn used(&self) -> String {
+        let each = |(name, _, all): &(&str, u32, Duration)| {
+            format!("{name} {:.0}", all.as_secs_f64() * 1e3 / self.times.len() as f64)
+        };
+        self.watched.iter().map(each).collect::<Vec<_>>().join(", ")
     }
 
     /// Asks for the file. What comes next is the head of the answer.
     pub(crate) fn ask(&self) -> Box<dyn Duplex> {
-        let mut stream = self.place.connect().expect("a connection");
+        let unreachable = |error| panic!("{}: {:?}: {error}", self.name, self.place);
+        let mut stream = self.place.connect().unwrap_or_else(unreachable);
         let host = self.place.host();
         let head = format!("GET {} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n", self.target);
         stream.write_all(head.as_bytes()).expect("a request");
@@ -67,7 +88,12 @@ impl Way {
                 Ok(0) => break,
                 Ok(more) => {
                     let begins = buffer.starts_with(b"HTTP/1.1 200 ") || buffer.starts_with(b"HTTP/1.0 200 ");
-                    assert!(read > 0 || begins, "{}: {}", self.name, String::from_utf8_lossy(&buffer[..more]));
+                    assert!(
+                        read > 0 || begins,
+                        "{}: {}",
+                        self.name,
+                        String::from_utf8_lossy(&buffer[..more])
+                    );
                     read += more;
                 }
                 // Servers end a connection without taking leave in TLS.
@@ -81,7 +107,7 @@ impl Way {
 
     /// In MiB a second.
     pub(crate) fn rate(&self) -> f64 {
-        SIZE as f64 / super::MIB / median(&self.times)
+        SIZE as f64 / MIB / median(&self.times)
     }
 }
 
@@ -91,9 +117,14 @@ pub(crate) fn in_turns(ways: &mut [Way], rounds: usize) {
     for round in 0..=rounds {
         order.shuffle(&mut rand::thread_rng());
         for &index in &order {
-            let took = ways[index].fetch();
+            let way = &mut ways[index];
+            let before: Vec<_> = way.watched.iter().map(|(_, pid, _)| processor_time(*pid)).collect();
+            let took = way.fetch();
             if round > 0 {
-                ways[index].times.push(took);
+                way.times.push(took);
+                for ((_, pid, all), before) in way.watched.iter_mut().zip(before) {
+                    *all += processor_time(*pid).saturating_sub(before);
+                }
             }
         }
     }
@@ -149,6 +180,18 @@ pub(crate) fn trusting(pem: &str) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     Arc::new(config.expect("versions").with_root_certificates(roots).with_no_client_auth())
+}
+
+/// In seconds.
+pub(crate) fn median(times: &[Duration]) -> f64 {
+    let mut sorted: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    } else {
+        sorted[middle]
+    }
 }
 
 /// Reads ahead.
@@ -213,5 +256,6 @@ impl Write for Carried {
     }
 }
 
+pub(crate) const MIB: f64 = 1_048_576.0;
 /// Of the large file.
 pub(crate) const SIZE: usize = 200 << 20;
