@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::pool::Pool;
 use super::proxy::ProxyConnector;
-use super::wide::WideConnector;
+use super::wide::{Crowd, WideConnector};
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
 
@@ -154,6 +154,7 @@ struct Shared {
     secure: OnceLock<Result<SecureConnector, String>>,
     plain: OnceLock<Client<HttpConnector, Full<Bytes>>>,
     pool: Arc<Pool>,
+    crowd: Crowd,
 }
 
 /// Opens connections with TLS, on which HTTP/1.1 is spoken: where one HTTP/2 connection carries many files, two
@@ -165,7 +166,7 @@ impl HttpClient {
     pub fn new(environment: &Environment, extra_ca: Option<PathBuf>) -> Self {
         let connector = ProxyConnector::new(environment);
         let (secure, plain, pool) = (OnceLock::new(), OnceLock::new(), Arc::default());
-        let shared = Shared { connector, extra_ca, secure, plain, pool };
+        let shared = Shared { connector, extra_ca, secure, plain, pool, crowd: Crowd::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -243,6 +244,11 @@ impl HttpClient {
         }
     }
 
+    /// The size of the pieces in which a new connection is read.
+    pub(super) fn piece(&self) -> usize {
+        self.shared.crowd.piece()
+    }
+
     /// The connections that are kept for a while.
     pub(super) fn pool(&self) -> &Arc<Pool> {
         &self.shared.pool
@@ -265,7 +271,7 @@ impl Shared {
             .with_tls_config(config)
             .https_only()
             .enable_http1()
-            .wrap_connector(WideConnector(self.connector.clone())))
+            .wrap_connector(WideConnector { connector: self.connector.clone(), crowd: self.crowd.clone() }))
     }
 }
 

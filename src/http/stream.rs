@@ -68,7 +68,7 @@ impl HttpClient {
         let late = |_| HttpFault::Deadline { host: host.to_owned(), waited: CONNECT };
         let stream = opened.map_err(late)?.map_err(|error| unconnected(host, error.as_ref()))?;
         let (sender, moving) = Builder::new()
-            .read_buf_exact_size(Some(BUFFER))
+            .read_buf_exact_size(Some(self.piece()))
             .max_headers(MOST_HEADERS)
             .handshake(TokioIo::new(Filled::new(TokioIo::new(stream))))
             .await
@@ -204,8 +204,6 @@ fn broken(host: &str, error: &hyper::Error) -> HttpFault {
 const CONNECT: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(60);
-/// Four TLS records, and sixty-four downloads hold one or two each.
-const BUFFER: usize = 64 << 10;
 const MOST_HEADERS: usize = 128;
 const LITTLE: usize = 64 << 10;
 const SOON: Duration = Duration::from_millis(500);

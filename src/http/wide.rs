@@ -4,6 +4,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hyper::Uri;
@@ -14,9 +16,38 @@ use tower_service::Service;
 
 use super::proxy::ProxyConnector;
 
+/// How many connections there are: a few are read in large pieces, and many in small ones, which cost less memory.
+#[derive(Debug, Clone, Default)]
+pub struct Crowd(Arc<AtomicUsize>);
+
+impl Crowd {
+    /// The size of a piece for one more.
+    #[must_use]
+    pub fn piece(&self) -> usize {
+        if self.0.load(Ordering::Relaxed) <= FEW { LARGE } else { SMALL }
+    }
+
+    fn join(&self) -> Member {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Member(self.clone())
+    }
+}
+
+#[derive(Debug)]
+struct Member(Crowd);
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Opens connections that are read ahead.
 #[derive(Debug, Clone)]
-pub struct WideConnector(pub ProxyConnector);
+pub struct WideConnector {
+    pub connector: ProxyConnector,
+    pub crowd: Crowd,
+}
 
 impl Service<Uri> for WideConnector {
     type Response = Ahead<<ProxyConnector as Service<Uri>>::Response>;
@@ -24,12 +55,12 @@ impl Service<Uri> for WideConnector {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
+        self.connector.poll_ready(context)
     }
 
     fn call(&mut self, destination: Uri) -> Self::Future {
-        let opened = self.0.call(destination);
-        Box::pin(async move { opened.await.map(Ahead::new) })
+        let (opened, crowd) = (self.connector.call(destination), self.crowd.clone());
+        Box::pin(async move { opened.await.map(|stream| Ahead::new(stream, &crowd)) })
     }
 }
 
@@ -41,11 +72,14 @@ pub struct Ahead<S> {
     buffer: Vec<u8>,
     given: usize,
     filled: usize,
+    piece: usize,
+    _member: Member,
 }
 
 impl<S> Ahead<S> {
-    pub fn new(stream: S) -> Self {
-        Self { stream, buffer: Vec::new(), given: 0, filled: 0 }
+    pub fn new(stream: S, crowd: &Crowd) -> Self {
+        let member = crowd.join();
+        Self { stream, buffer: Vec::new(), given: 0, filled: 0, piece: crowd.piece(), _member: member }
     }
 }
 
@@ -57,7 +91,7 @@ impl<S: rt::Read + Unpin> rt::Read for Ahead<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.given == this.filled {
-            this.buffer.resize(AHEAD, 0);
+            this.buffer.resize(this.piece, 0);
             let mut buffer = rt::ReadBuf::new(&mut this.buffer);
             ready!(Pin::new(&mut this.stream).poll_read(context, buffer.unfilled()))?;
             (this.given, this.filled) = (0, buffer.filled().len());
@@ -176,8 +210,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Filled<S> {
     }
 }
 
-/// Sixty-four downloads hold one each.
-const AHEAD: usize = 32 << 10;
+const FEW: usize = 4;
+/// Four TLS records.
+const LARGE: usize = 64 << 10;
+/// One of them. Sixty-four downloads hold some of these each.
+const SMALL: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -224,13 +261,24 @@ mod tests {
         assert_eq!(filled.read(&mut buffer).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
+    #[test]
+    fn many_are_read_in_small_pieces_until_they_are_few_again() {
+        let crowd = Crowd::default();
+        let members: Vec<_> = (0..FEW).map(|_| crowd.join()).collect();
+        assert_eq!(crowd.piece(), LARGE);
+        let one_more = crowd.join();
+        assert_eq!(crowd.piece(), SMALL);
+        drop((members, one_more));
+        assert_eq!((crowd.piece(), crowd.0.load(Ordering::Relaxed)), (LARGE, 0));
+    }
+
     #[tokio::test]
     async fn reading_ahead_loses_and_adds_nothing() {
         let (mut theirs, ours) = duplex(100 << 10);
         let sent: Vec<u8> = (0..80_000_u32).map(|number| number.to_le_bytes()[0]).collect();
         theirs.write_all(&sent).await.unwrap();
         drop(theirs);
-        let mut ahead = TokioIo::new(Ahead::new(TokioIo::new(ours)));
+        let mut ahead = TokioIo::new(Ahead::new(TokioIo::new(ours), &Crowd::default()));
         let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
         loop {
             match ahead.read(&mut buffer).await.unwrap() {

@@ -103,7 +103,12 @@ impl<'a> Served<'a> {
             sandbox.path("agent.sock").display(),
         );
         sandbox.configure(&upstream.certificate, &lines);
-        Self { daemon: sandbox.serve(), sandbox, port, host }
+        let daemon = sandbox.serve();
+        sandbox.wait_until("it serves on every carrier", || {
+            let agent = std::os::unix::net::UnixStream::connect(sandbox.path("agent.sock"));
+            agent.is_ok() && std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Self { daemon, sandbox, port, host }
     }
 
     pub(crate) fn target(&self) -> String {

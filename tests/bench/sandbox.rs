@@ -126,7 +126,7 @@ impl<'a> Sandbox<'a> {
         });
     }
 
-    fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let give_up = Instant::now() + Duration::from_secs(15);
         while !holds() {
             assert!(Instant::now() < give_up, "{}: {what}: it never came to that", self.build.name);

@@ -263,13 +263,16 @@ fn frame(crowd: usize) -> usize {
 }
 
 /// What one of so many may hold: two frames on their way, one in the making, and two that have arrived before one
-/// that is late.
+/// that is late. Many do with half of the pool: each of them is slow enough by itself.
 fn window(crowd: usize, pool: usize) -> usize {
+    let pool = if crowd > MANY { pool / 2 } else { pool };
     (5 * frame(crowd)).min(pool / crowd.max(1)).max(ASSURED)
 }
 
 /// So many streams are few.
 const FEW: usize = 2;
+/// So many streams are many.
+const MANY: usize = 16;
 /// What each direction of each stream may hold whatever the others do.
 const ASSURED: usize = 4 << 10;
 /// What a chunk costs besides its bytes.
