@@ -77,6 +77,7 @@ pub struct Ahead<S> {
 }
 
 impl<S> Ahead<S> {
+    #[must_use]
     pub fn new(stream: S, crowd: &Crowd) -> Self {
         let member = crowd.join();
         Self { stream, buffer: Vec::new(), given: 0, filled: 0, piece: crowd.piece(), _member: member }
@@ -148,6 +149,7 @@ pub struct Filled<S> {
 }
 
 impl<S> Filled<S> {
+    #[must_use]
     pub fn new(stream: S) -> Self {
         Self { stream, fault: None }
     }

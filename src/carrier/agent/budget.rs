@@ -183,10 +183,11 @@ impl Gauge {
         let held = self.held.load(Ordering::Relaxed);
         let of_peer = self.share.pool.load(Ordering::Relaxed);
         let crowd = totals.crowd + usize::from(held <= ASSURED);
-        let most = window(crowd, limits.pool).saturating_sub(held.max(ASSURED));
-        let pooled = most
-            .min(limits.pool.saturating_sub(totals.pool))
-            .min(limits.pool_of_peer.saturating_sub(of_peer));
+        // Many do with half of it: each of them is slow enough by itself.
+        let part = if totals.streams > MANY { 2 } else { 1 };
+        let (pool, pool_of_peer) = (limits.pool / part, limits.pool_of_peer / part);
+        let most = window(crowd, pool).saturating_sub(held.max(ASSURED));
+        let pooled = most.min(pool.saturating_sub(totals.pool)).min(pool_of_peer.saturating_sub(of_peer));
         let room = ASSURED.saturating_sub(held) + pooled;
         let wanted = wanted.min(LARGEST_CHUNK);
         let size = wanted.min(room.checked_sub(OVERHEAD)?);
@@ -263,9 +264,8 @@ fn frame(crowd: usize) -> usize {
 }
 
 /// What one of so many may hold: two frames on their way, one in the making, and two that have arrived before one
-/// that is late. Many do with half of the pool: each of them is slow enough by itself.
+/// that is late.
 fn window(crowd: usize, pool: usize) -> usize {
-    let pool = if crowd > MANY { pool / 2 } else { pool };
     (5 * frame(crowd)).min(pool / crowd.max(1)).max(ASSURED)
 }
 
