@@ -211,8 +211,8 @@ impl Way {
             .map_err(broken)?;
         // Whoever reads the answer hears of an error.
         let mut mover = Mover::Here(Box::pin(async move { drop(moving.await) }));
-        let moved = Arc::new(AtomicU64::new(0));
-        let request = request.map(|body| Counted { body, moved: Arc::clone(&moved) });
+        let taken = Arc::new(AtomicU64::new(0));
+        let request = request.map(|body| Counted { body, moved: Arc::clone(&taken) });
         let answer = sender.send_request(request);
         tokio::pin!(answer);
         let mut seen = 0;
@@ -224,7 +224,7 @@ impl Way {
             match timeout_at(Instant::now() + HEAD, head).await {
                 Ok(response) => return Ok((response.map_err(broken)?, mover)),
                 // As long as an upload moves, the answer is not due.
-                Err(_) if moved.load(Ordering::Relaxed) > seen => seen = moved.load(Ordering::Relaxed),
+                Err(_) if taken.load(Ordering::Relaxed) > seen => seen = taken.load(Ordering::Relaxed),
                 Err(_) => return Err(self.late(HEAD)),
             }
         }

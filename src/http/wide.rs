@@ -167,16 +167,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Filled<S> {
         let begin = into.filled().len();
         loop {
             let before = into.filled().len();
-            match Pin::new(&mut self.stream).poll_read(context, into) {
+            let poll = Pin::new(&mut self.stream).poll_read(context, into);
+            let is_owing = before > begin;
+            match poll {
                 Poll::Ready(Ok(())) if into.filled().len() > before && into.remaining() > 0 => {}
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                outcome if before == begin => return outcome,
-                Poll::Ready(Err(fault)) => {
+                Poll::Ready(Err(fault)) if is_owing => {
                     self.fault = Some(fault);
                     return Poll::Ready(Ok(()));
                 }
                 // It is called again when there is more.
-                Poll::Pending => return Poll::Ready(Ok(())),
+                Poll::Pending if is_owing => return Poll::Ready(Ok(())),
+                poll => return poll,
             }
         }
     }

@@ -89,6 +89,8 @@ pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     if output.status.success() {
         return Ok(text.concat());
     }
-    let last: Vec<&str> = text[1].lines().rev().take(3).collect();
+    // What a program says at its end stands in front of what the builder says of it.
+    let said = text[1].lines().filter(|line| !line.trim_end_matches([' ', '-', '>']).is_empty());
+    let last: Vec<&str> = said.rev().take(6).collect();
     Err(format!("not measured: {}", last.join(" | ")))
 }

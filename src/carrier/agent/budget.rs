@@ -183,8 +183,8 @@ impl Gauge {
         let held = self.held.load(Ordering::Relaxed);
         let of_peer = self.share.pool.load(Ordering::Relaxed);
         let crowd = totals.crowd + usize::from(held <= ASSURED);
-        // Many do with half of it: each of them is slow enough by itself.
-        let part = if totals.streams > MANY { 2 } else { 1 };
+        // Many do with a third of it: each of them is slow enough by itself.
+        let part = if totals.streams > MANY { 3 } else { 1 };
         let (pool, pool_of_peer) = (limits.pool / part, limits.pool_of_peer / part);
         let most = window(crowd, pool).saturating_sub(held.max(ASSURED));
         let pooled = most.min(pool.saturating_sub(totals.pool)).min(pool_of_peer.saturating_sub(of_peer));
