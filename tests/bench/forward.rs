@@ -68,8 +68,10 @@ fn log_of_build(sandbox: &Sandbox<'_>, carry: &Path, rounds: usize) -> Result<St
     let served = Served::start(sandbox, &upstream);
     fs::copy(carry, context.join("carry")).expect("a copy of the program");
     fs::copy(&sandbox.build.binary, context.join("valetkey")).expect("a copy of the program");
+    // Where there is no bundle at all, the command is given none.
+    fs::write(context.join("bundle.pem"), &upstream.certificate).expect("a file");
     let dockerfile = format!(
-        "FROM scratch\nCOPY carry valetkey /\nRUN --mount=type=ssh,id=valetkey,required=true [\"/valetkey\", \
+        "FROM scratch\nCOPY carry valetkey /\nCOPY bundle.pem /etc/ssl/certs/ca-certificates.crt\nRUN --mount=type=ssh,id=valetkey,required=true [\"/valetkey\", \
          \"exec\", \"--\", \"/carry\", \"forward\", \"{}\", \"--rounds\", \"{rounds}\"]\n",
         upstream.host()
     );
