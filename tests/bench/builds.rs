@@ -47,6 +47,20 @@ fn measured(sandbox: &Sandbox<'_>, engines: &Path, rounds: usize) -> Result<[f64
     sandbox.stop();
     sandbox.configure("", &format!("[[registry]]\nhost = \"localhost:{}\"\n", sandbox.google.port()));
     let mut daemon = sandbox.serve();
+    let times = in_turns(sandbox, &open, &engine, &directory, rounds);
+    sandbox.stop();
+    let _ = daemon.wait();
+    sandbox.configure("", "");
+    Ok(times?.map(|times| median(&times)))
+}
+
+fn in_turns(
+    sandbox: &Sandbox<'_>,
+    open: &StandIn,
+    engine: &Engine,
+    directory: &Path,
+    rounds: usize,
+) -> Result<[Vec<Duration>; 2], String> {
     let private = Build::new(
         &directory.join("private"),
         sandbox.google,
@@ -54,22 +68,19 @@ fn measured(sandbox: &Sandbox<'_>, engines: &Path, rounds: usize) -> Result<[f64
          --mount=from=valetkey,source=/valetkey,target=/usr/bin/valetkey valetkey exec --",
         socket(sandbox)?,
     );
-    let plain = Build::new(&directory.join("open"), &open, "PIP_CERT=/bundle.pem", Vec::new());
+    let plain = Build::new(&directory.join("open"), open, "PIP_CERT=/bundle.pem", Vec::new());
     let builds = [private, plain];
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..=rounds {
         // The order is the other one each time.
         for which in [round % 2, 1 - round % 2] {
-            let took = builds[which].run(&engine)?;
+            let took = builds[which].run(engine)?;
             if round > 0 {
                 times[which].push(took);
             }
         }
     }
-    sandbox.stop();
-    let _ = daemon.wait();
-    sandbox.configure("", "");
-    Ok(times.map(|times| median(&times)))
+    Ok(times)
 }
 
 /// A build that is run again and again.
@@ -122,11 +133,13 @@ fn socket(sandbox: &Sandbox<'_>) -> Result<Vec<String>, String> {
 
 /// `valetkey docker image | docker load`.
 fn load(sandbox: &Sandbox<'_>, engine: &Engine) -> Result<(), String> {
+    let mut docker = engine.docker()?;
     let mut image = Command::new(&sandbox.build.binary);
     let mut image = image.args(["docker", "image"]).stdout(Stdio::piped()).spawn().expect("a process");
-    let archive = image.stdout.take().expect("its output");
-    let loaded = engine.docker()?.arg("load").stdin(archive).output().map_err(|error| error.to_string())?;
+    let archive = image.stdout.take();
+    let loaded = docker.arg("load").stdin(archive.map_or_else(Stdio::null, Stdio::from)).output();
     let written = image.wait().expect("a status");
+    let loaded = loaded.map_err(|error| error.to_string())?;
     let complaint = || format!("docker load: {}", String::from_utf8_lossy(&loaded.stderr));
     if written.success() && loaded.status.success() { Ok(()) } else { Err(complaint()) }
 }

@@ -196,11 +196,10 @@ fn main() {
     drop(sandboxes);
     if wanted(Measure::Carrier) {
         say("the agent carrier, inside of builds");
-        match &arguments.carry {
-            Some(carry) => {
-                carrier::measure(&mut table, &absolute(carry), if arguments.quick { 1 } else { 5 })
-            }
-            None => say("not measured: no --carry"),
+        if let Some(carry) = &arguments.carry {
+            carrier::measure(&mut table, &absolute(carry), if arguments.quick { 1 } else { 5 });
+        } else {
+            say("not measured: no --carry");
         }
     }
     let _ = std::io::stdout().write_all(table.render().as_bytes());

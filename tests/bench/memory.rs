@@ -15,7 +15,7 @@ pub(crate) fn of_crowds(table: &mut Table, sandboxes: &[Sandbox<'_>; 2]) {
     let Some(program) = nginx::find() else { return };
     let upstream = Upstream::start(program, &sandboxes[0].path("upstream-of-crowds"));
     for sandbox in sandboxes {
-        let carriers: [(&str, fn(&Served<'_>) -> Way); 3] = [
+        let carriers: [(&str, Pick); 3] = [
             ("Unix", |served| served.way(false)),
             ("TCP", |served| served.way(true)),
             ("the agent carrier", |served| served.by_agent()),
@@ -35,6 +35,9 @@ pub(crate) fn of_crowds(table: &mut Table, sandboxes: &[Sandbox<'_>; 2]) {
     }
 }
 
+/// One of the ways that a daemon serves.
+type Pick = fn(&Served<'_>) -> Way;
+
 /// Many readers for a while: every other one takes all it can, the rest a little now and then. How much they took in
 /// all, and the least that one of them took.
 fn crowd(way: &Way) -> (usize, usize) {
@@ -48,7 +51,7 @@ fn crowd(way: &Way) -> (usize, usize) {
                     0 => stream = way.ask(),
                     more => moved += more,
                 }
-                if number % 2 == 0 {
+                if number.is_multiple_of(2) {
                     std::thread::sleep(Duration::from_millis(50));
                 }
             }

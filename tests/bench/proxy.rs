@@ -108,7 +108,7 @@ impl<'a> Served<'a> {
             let agent = std::os::unix::net::UnixStream::connect(sandbox.path("agent.sock"));
             agent.is_ok() && std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
-        Self { daemon, sandbox, port, host }
+        Self { sandbox, daemon, port, host }
     }
 
     pub(crate) fn target(&self) -> String {
