@@ -66,17 +66,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Print an access token
-    Token {
-        /// Ask for the scope that may also publish (default: read only, where the source can narrow)
-        #[arg(long)]
-        write: bool,
-        #[command(flatten)]
-        source: SourceFlag,
-        /// raw: the token; json: with user name and expiry; header: as an HTTP header
-        #[arg(long, value_enum, default_value_t = Format::Raw)]
-        format: Format,
-    },
+    /// Print an access token, or keep one in a file
+    #[command(after_long_help = "\
+Examples:
+  valetkey token --format header | curl -H @- URL
+  valetkey token --format json --output token.json --keep &
+  docker build --secret id=valetkey,src=token.json .")]
+    Token(token::Flags),
     /// Show identity, source, expiry, daemon, listeners and grants; never a secret
     Status {
         /// Print the stable JSON form
@@ -93,8 +89,20 @@ enum Command {
     /// Have the daemon read its configuration again
     Reload,
     /// Run a command with pip, uv and other clients wired to the daemon
+    ///
+    /// Requests of the command, and of all that it starts, to private registries go to the daemon, which puts the token
+    /// in; every other request passes as it is. Streams, signals and the exit code are the command's.
+    #[command(after_long_help = "\
+Examples:
+  valetkey exec -- pip install -r requirements.txt
+  valetkey exec --index europe-west1/PROJECT/REPOSITORY -- uv sync
+  valetkey exec -- bash")]
     Exec(exec::Flags),
-    /// Print for a shell what clients need and can be given without a process behind it
+    /// Print settings for a shell
+    ///
+    /// They switch on the keyring support of pip, uv and others, and put `keyring` first on PATH. What needs a process
+    /// behind it, an index on loopback or clients that call no keyring, needs `valetkey exec`.
+    #[command(after_long_help = "Example:\n  eval \"$(valetkey env)\"")]
     Env,
     /// Try every step for real and name the one that fails
     Doctor {
@@ -103,7 +111,7 @@ enum Command {
         #[command(flatten)]
         source: SourceFlag,
     },
-    /// What image builds need
+    /// Flags for image builds, and this program as an image
     Docker {
         #[command(subcommand)]
         command: docker::DockerCommand,
@@ -122,7 +130,7 @@ enum Command {
 /// The flag that decides the source.
 #[derive(Debug, clap::Args)]
 struct SourceFlag {
-    /// Take this credential file, this account's sign-in, `gcloud`, or `metadata`, and nothing else
+    /// Use this and nothing else: a credential file, the sign-in of an account, `gcloud`, or `metadata`
     #[arg(long, value_name = "FILE|EMAIL|gcloud|metadata")]
     credential: Option<PathBuf>,
 }
@@ -130,8 +138,11 @@ struct SourceFlag {
 /// How a token is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
+    /// The token alone
     Raw,
+    /// With the user name and the time of its end
     Json,
+    /// As a header, for `curl -H @-`
     Header,
 }
 
@@ -171,7 +182,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Logout { account, all } => logout::run(environment, account, all),
         Command::Vault { to } => vault::run(environment, to),
         Command::Keyring { arguments } => Ok(keyring::run(&arguments)),
-        Command::Token { write, source, format } => token::run(environment, source.credential, write, format),
+        Command::Token(flags) => token::run(environment, flags),
         Command::Status { json } => status::run(environment, json),
         Command::Serve { started_by_helper } => serve::run(started_by_helper),
         Command::Stop => control::stop(environment),

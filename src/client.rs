@@ -67,6 +67,12 @@ impl Client {
         locate::locate(&self.environment, &self.paths, self.flag.as_deref())
     }
 
+    /// Whether somebody else answers, by a configuration that is not ours.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.locate(), Ok((Carrier::Found { .. } | Carrier::Agent(_), _)))
+    }
+
     /// Whether the configuration says which account this registry is for.
     #[must_use]
     pub fn has_rule_for(&self, registry: &Registry) -> bool {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
+use toml::Spanned;
 
 use crate::clock::parse_duration;
 use crate::config::listeners::{ExtraListener, Index, Terms};
@@ -176,6 +177,9 @@ pub struct EndpointUrls {
     /// Where a refresh token goes to be revoked.
     #[serde(deserialize_with = "https_url")]
     pub revocation: Option<String>,
+    /// Where repositories are asked about, without the `/v1/` behind it.
+    #[serde(deserialize_with = "https_url")]
+    pub artifact_registry: Option<String>,
     /// Where a browser is sent to sign in. No secret goes there, so plain http may be named on this machine.
     #[serde(deserialize_with = "browser_url")]
     pub authorization: Option<String>,
@@ -185,6 +189,7 @@ impl EndpointUrls {
     fn overlay(&mut self, above: Self) {
         self.token = above.token.or(self.token.take());
         self.revocation = above.revocation.or(self.revocation.take());
+        self.artifact_registry = above.artifact_registry.or(self.artifact_registry.take());
         self.authorization = above.authorization.or(self.authorization.take());
     }
 }
@@ -281,7 +286,7 @@ impl Config {
         let mut config = Self::default();
         for path in [Some(PathBuf::from("/etc/valetkey/config.toml")), user].into_iter().flatten() {
             if let Some(text) = read(&path)? {
-                config.overlay(parse(&path, &text)?);
+                config.overlay(parse::<File>(&path, &text)?.placed(&path, &text));
                 config.files.push(path);
             }
         }
@@ -309,7 +314,7 @@ impl Config {
         if let Some(build) = file.build {
             self.build = build;
         }
-        self.listeners.extend(file.listener);
+        self.listeners.extend(file.listener.into_iter().map(Spanned::into_inner));
         // As a whole: an order that two files make together is one that nobody has written.
         self.index = file.index.or(self.index.take());
         self.auto_start = file.daemon.auto_start.unwrap_or(self.auto_start);
@@ -383,9 +388,20 @@ struct File {
     oauth: Option<OauthClient>,
     account: Vec<AccountRule>,
     build: Option<Terms>,
-    listener: Vec<ExtraListener>,
+    listener: Vec<Spanned<ExtraListener>>,
     index: Option<Index>,
     daemon: Daemon,
+}
+
+impl File {
+    /// With the line of each listener, for refusals at it.
+    fn placed(mut self, path: &Path, text: &str) -> Self {
+        for listener in &mut self.listener {
+            let line = line_at(text, listener.span().start);
+            listener.get_mut().place = Some(format!("{}:{line}", path.display()));
+        }
+        self
+    }
 }
 
 /// `host` or `host:port`.
@@ -434,8 +450,12 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigFault>
 /// The line of a TOML text that an error is about, counted from 1.
 #[must_use]
 pub fn line_of(text: &str, error: &toml::de::Error) -> usize {
-    let start = error.span().map_or(0, |span| span.start).min(text.len());
-    text.get(..start).unwrap_or_default().matches('\n').count() + 1
+    line_at(text, error.span().map_or(0, |span| span.start))
+}
+
+/// The line of a place in a text, counted from 1.
+fn line_at(text: &str, place: usize) -> usize {
+    text.get(..place.min(text.len())).unwrap_or_default().matches('\n').count() + 1
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -501,6 +521,15 @@ mod tests {
             parse::<File>(Path::new("/c.toml"), "log = \"info\"\n\n[daemon]\nidel = \"1h\"\n").unwrap_err();
         let text = fault.to_string();
         assert!(text.starts_with("/c.toml:4: unknown field `idel`"), "{text}");
+    }
+
+    #[test]
+    fn a_listener_knows_its_line() {
+        let text = "log = \"info\"\n\n[[listener]]\nunix = \"/a\"\n\n[[listener]]\n# b\nagent = \"/b\"\n";
+        let mut config = Config::default();
+        config.overlay(parse::<File>(Path::new("/c.toml"), text).unwrap().placed(Path::new("/c.toml"), text));
+        let places: Vec<_> = config.listeners.iter().filter_map(|it| it.place.as_deref()).collect();
+        assert_eq!(places, ["/c.toml:3", "/c.toml:6"]);
     }
 
     #[test]

@@ -42,6 +42,7 @@ use crate::daemon::opening::Opening;
 use crate::daemon::post::{Carrier, Post, Purpose};
 use crate::daemon::terms::Terms;
 use crate::error::{Failure, Kind};
+use crate::grant::Origin;
 use crate::proxy::index::merge::{Known, Merged};
 use crate::proxy::{Proxy, TokenFuture, Wanted};
 
@@ -200,21 +201,17 @@ impl TryFrom<Loaded> for Current {
 impl Current {
     /// The terms of a listener, as the configuration has them now.
     fn terms(&self, purpose: &Purpose) -> Result<Terms, Failure> {
-        let nothing = Written::default();
-        let opened;
-        let written = match purpose {
+        let (written, origin) = match purpose {
             Purpose::Owner => return Ok(Terms::owner()),
-            Purpose::Build => &self.build,
+            Purpose::Build => (self.build.clone(), Origin::Build),
             Purpose::Extra(address) => {
-                let listed = self.extra.iter().find(|extra| extra.address == *address);
-                listed.map_or(&nothing, |extra| &extra.terms)
+                let listed = self.extra.iter().find(|extra| extra.address == *address).cloned();
+                let (terms, place) = listed.map(|extra| (extra.terms, extra.place)).unwrap_or_default();
+                (terms, Origin::Listener(place))
             }
-            Purpose::Opened(opening) => {
-                opened = opening.written();
-                &opened
-            }
+            Purpose::Opened(opening) => (opening.written(), Origin::Command),
         };
-        Terms::new(written, &self.policy, self.broker.hosts())
+        Terms::new(&written, &self.policy, self.broker.hosts(), origin)
     }
 }
 
@@ -367,6 +364,12 @@ impl Daemon {
                 .with_hint("run `valetkey stop`, or ask for a shorter --for"));
         }
         let opening = Opening::new(runtime, wanted, self.clock.now())?;
+        let terms = self
+            .current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .terms(&Purpose::Opened(opening.clone()))?;
+        terms.check_whole(&opening.written())?;
         self.reopen(opening.clone())?;
         self.write_openings();
         Ok(opening)

@@ -29,7 +29,7 @@ use crate::client::granted::{Granted, Proxied};
 use crate::client::locate::Carrier;
 use crate::client::stream::Way;
 use crate::clock::Clock;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, printable};
 use crate::http::proxy::ProxyConnector;
 use crate::http::server::failure_from_problem;
 use crate::paths::read_regular;
@@ -146,7 +146,7 @@ fn ask(way: &Way) -> Result<Granted, Failure> {
                 .with_hint("install the same version of valetkey on both sides")
         }),
         // A path that is not granted has no route.
-        404 => Err(nothing_granted(way)),
+        404 => Err(nothing_granted(way, None)),
         status => Err(failure_from_problem(&body).unwrap_or_else(|| {
             Failure::new(
                 Kind::Upstream,
@@ -160,20 +160,42 @@ fn ask(way: &Way) -> Result<Granted, Failure> {
 fn proxied(granted: Granted, way: &Way, order: &Order) -> Result<Proxied, Failure> {
     let serves_merged = granted.index;
     let proxied = granted.proxy.filter(|proxied| !proxied.hosts.is_empty());
-    let proxied = proxied.ok_or_else(|| nothing_granted(way))?;
+    let proxied = proxied.ok_or_else(|| nothing_granted(way, granted.remedy.as_deref()))?;
     if order.index.as_deref() == Some(MERGED) && !serves_merged {
         let text = format!("the daemon at {} serves no merged index", way.path().display());
         return Err(Failure::new(Kind::Refused, text)
             .with_hint("name a repository behind --index, or configure [index] where the daemon runs"));
     }
+    let hosts = order.index.as_deref().map(hosts_of).unwrap_or_default();
+    if let Some(host) = hosts.into_iter().find(|host| !covers(&proxied, host)) {
+        let text =
+            format!("the daemon at {} grants no repository of {host} to this process", way.path().display());
+        return Err(Failure {
+            hint: granted.remedy.as_deref().map(printable),
+            ..Failure::new(Kind::Refused, text)
+        });
+    }
     Ok(proxied)
 }
 
-fn nothing_granted(way: &Way) -> Failure {
+/// The hosts in the path of an index: `/index/` or `/merged/`, then `HOST/PROJECT/REPOSITORY` once or several times.
+fn hosts_of(index: &str) -> Vec<&str> {
+    let places = index.strip_prefix("/index/").or_else(|| index.strip_prefix("/merged/"));
+    let places = places.and_then(|places| places.strip_suffix("/simple/"));
+    places.map(|places| places.split('/').step_by(3).collect()).unwrap_or_default()
+}
+
+fn covers(proxied: &Proxied, address: &str) -> bool {
+    let (host, port) = address.split_once(':').unwrap_or((address, "443"));
+    port.parse().is_ok_and(|port| proxied.hosts.iter().any(|pattern| pattern.covers(host, port)))
+}
+
+/// The daemon knows where the grant of this socket is written; an older one does not say.
+fn nothing_granted(way: &Way, remedy: Option<&str>) -> Failure {
     let text = format!("the daemon at {} grants no registry to this process", way.path().display());
-    let hint =
+    let usual =
         "list the repositories in its config.toml: [build] repositories = [\"LOCATION/PROJECT/REPOSITORY\"]";
-    Failure::new(Kind::Refused, text).with_hint(hint)
+    Failure::new(Kind::Refused, text).with_hint(remedy.map_or_else(|| usual.to_owned(), printable))
 }
 
 /// Takes the usual port, which cache mounts remember, or another one where that is taken.

@@ -2,6 +2,7 @@
 //! token. No source caches; the broker does.
 
 pub mod accounts;
+pub mod artifact_registry;
 pub mod credential_file;
 pub mod endpoints;
 pub mod gcloud;

@@ -35,6 +35,24 @@ pub struct ProxyGrant {
     /// The widest access of a request.
     pub access: Access,
     pub repositories: Repositories,
+    /// What was wished for and is beyond the policy of this machine.
+    pub withheld: Vec<Pattern>,
+    /// Where it was written, and more could be.
+    pub origin: Origin,
+}
+
+/// Where a grant was written: a refusal says what to change there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// It is the owner's own, and nobody wrote it.
+    #[default]
+    Owner,
+    /// `[build]` of the configuration.
+    Build,
+    /// A `[[listener]]`: `FILE:LINE` where it is known.
+    Listener(Option<String>),
+    /// `valetkey docker args`.
+    Command,
 }
 
 /// Which repositories a grant is about.
@@ -89,7 +107,7 @@ impl Grant {
     /// What the owner of the daemon gets on the owner's socket.
     #[must_use]
     pub fn owner() -> Self {
-        let proxy = ProxyGrant { access: Access::Write, repositories: Repositories::Every };
+        let proxy = ProxyGrant::new(Access::Write, Repositories::Every, Origin::Owner);
         Self {
             credential: Some(Access::Write),
             unnarrowed: true,
@@ -120,11 +138,54 @@ impl Grant {
     }
 }
 
+impl Origin {
+    /// How to get a setting, a line of TOML, that is missing there. What comes of a command has none.
+    #[must_use]
+    pub fn add(&self, line: &str) -> Option<String> {
+        match self {
+            Self::Owner | Self::Command => None,
+            Self::Build => Some(format!("add to config.toml where the daemon runs: [build] {line}")),
+            Self::Listener(Some(place)) => Some(format!("add to the [[listener]] at {place}: {line}")),
+            Self::Listener(None) => {
+                Some(format!("add to config.toml where the daemon runs: [[listener]] {line}"))
+            }
+        }
+    }
+
+    /// How to get a repository, in its written form.
+    #[must_use]
+    pub fn list(&self, repository: &str) -> Option<String> {
+        match self {
+            Self::Command => {
+                let with = "with the others that it needs";
+                Some(format!("where the build is started, run `valetkey docker args {repository}`, {with}"))
+            }
+            Self::Build => Some(format!("add to config.toml: [build] repositories = [\"{repository}\"]")),
+            _ => self.add(&format!("repositories = [\"{repository}\"]")),
+        }
+    }
+
+    /// How to get the right to write.
+    fn widen(&self) -> Option<String> {
+        match self {
+            Self::Command => {
+                Some("where the build is started, run `valetkey docker args --write`".to_owned())
+            }
+            _ => self.add("access = \"write\"").map(|add| format!("upload from outside, or {add}")),
+        }
+    }
+}
+
 impl ProxyGrant {
+    #[must_use]
+    pub fn new(access: Access, repositories: Repositories, origin: Origin) -> Self {
+        Self { access, repositories, withheld: Vec::new(), origin }
+    }
+
     /// Whether a request may be made.
     ///
     /// # Errors
-    /// When the repository is not listed or only reading is granted. Both say the line that would grant it.
+    /// When the repository is not listed or only reading is granted. Both say what would grant it.
     pub fn check(&self, registry: &Registry, access: Access) -> Result<(), Failure> {
         let Some((project, name)) = &registry.repository else {
             let text = format!("this path names no repository of {}", registry.host);
@@ -133,15 +194,19 @@ impl ProxyGrant {
         if let Repositories::Listed(patterns) = &self.repositories
             && !patterns.iter().any(|pattern| pattern.covers(registry))
         {
-            let text = format!("{project}/{name} at {} is not granted here", registry.host);
-            let line = format!("[build] repositories = [\"{}\"]", written(&registry.host, project, name));
-            return Err(Failure::new(Kind::Refused, text).with_hint(format!("add to config.toml: {line}")));
+            let place = format!("{project}/{name} at {}", registry.host);
+            if self.withheld.iter().any(|pattern| pattern.covers(registry)) {
+                let text = format!("the policy of this machine does not allow {place} here");
+                return Err(Failure::new(Kind::Refused, text));
+            }
+            let failure = Failure::new(Kind::Refused, format!("{place} is not granted here"));
+            let hint = self.origin.list(&written(&registry.host, project, name));
+            return Err(Failure { hint, ..failure });
         }
         if access > self.access {
             let text =
                 format!("reading {project}/{name} at {} is granted here, writing is not", registry.host);
-            return Err(Failure::new(Kind::Refused, text)
-                .with_hint("upload from outside, or through a listener with a grant to write"));
+            return Err(Failure { hint: self.origin.widen(), ..Failure::new(Kind::Refused, text) });
         }
         Ok(())
     }
@@ -284,7 +349,7 @@ mod tests {
 
     fn check(patterns: &[&str], access: Access, url: &str) -> Result<(), Failure> {
         let patterns = patterns.iter().map(|text| Pattern::parse(text, &hosts()).unwrap()).collect();
-        let grant = ProxyGrant { access: Access::Read, repositories: Repositories::Listed(patterns) };
+        let grant = ProxyGrant::new(Access::Read, Repositories::Listed(patterns), Origin::Build);
         let (host, path) = url.split_at(url.find('/').unwrap());
         grant.check(&hosts().locate(host, path).unwrap(), access)
     }
@@ -335,6 +400,19 @@ mod tests {
         assert!(refused.hint.unwrap().ends_with("[\"https://localhost:8443/acme/private\"]"));
         let refused = check(&["us/a/b"], Access::Write, "us-python.pkg.dev/a/b/").unwrap_err();
         assert!(refused.message.contains("writing is not"), "{refused}");
+        let line =
+            "upload from outside, or add to config.toml where the daemon runs: [build] access = \"write\"";
+        assert_eq!(refused.hint.as_deref(), Some(line));
+    }
+
+    #[test]
+    fn a_refusal_names_the_place_or_the_command_that_decides() {
+        let listener = Origin::Listener(Some("/c.toml:7".to_owned()));
+        assert_eq!(listener.add("x = 1").as_deref(), Some("add to the [[listener]] at /c.toml:7: x = 1"));
+        assert!(listener.list("us/a/b").unwrap().ends_with("repositories = [\"us/a/b\"]"));
+        assert!(Origin::Command.list("us/a/b").unwrap().contains("`valetkey docker args us/a/b`"));
+        assert!(Origin::Command.widen().unwrap().contains("--write"));
+        assert_eq!((Origin::Command.add("x = 1"), Origin::Owner.list("us/a/b")), (None, None));
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //! its sender never sees, and the answer comes back as it is.
 //!
 //! It guarantees that a token goes only to the registry that was checked, over TLS, and that a request stays within its
-//! grant: repository and method are decided before anything is sent, and what is sent is what was checked. It never
-//! decodes, caches or rewrites a body, and never holds more of one than a buffer.
+//! grant: repository and method are decided before anything is sent, and again wherever an answer sends it on, and what
+//! is sent is what was checked. It never decodes, caches or rewrites a body, and never holds more of one than a buffer.
+//! Of an answer's headers, `Location` alone is written anew, so that the next step of an upload comes back through us.
 //!
 //! Status codes pass, but for one: a 401 says that *our* token was refused, which nobody behind us can mend, and pip
 //! would ask a person for a password. It renews the token once; if that is refused as well, the answer is a problem
-//! document with status 502. A 403 is the registry's word on what the identity may do, and passes.
+//! document with status 502, as it is where we send none. A 403 is the registry's word on what the identity may do, and passes.
 
 pub mod headers;
 pub mod index;
@@ -23,6 +24,7 @@ use hyper::body::{Body as HttpBody, Bytes};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use thiserror::Error;
+use url::{Position, Url};
 
 use self::redirect::{Hop, RedirectFault};
 use self::target::Target;
@@ -32,7 +34,7 @@ use crate::grant::ProxyGrant;
 use crate::http::body::{Body, BoxError, Progress};
 use crate::http::client::HttpClient;
 use crate::http::stream::Download;
-use crate::registry::request::is_version_check;
+use crate::registry::request::{is_public_key, is_version_check};
 use crate::registry::{Format, Hosts, Registry};
 use crate::secret::{AccessToken, Fingerprint};
 
@@ -87,6 +89,9 @@ pub enum ProxyFault {
     /// The registry does not take the token, nor the next one.
     #[error("{host} refuses the token{}", identity.as_deref().map(|it| format!(" of {it}")).unwrap_or_default())]
     Unauthorized { host: String, identity: Option<String> },
+    /// Where a download was sent on to, or a key that everybody may read.
+    #[error("{host} asks for a credential where valetkey sends none")]
+    Closed { host: String },
     /// The registry refused the token after the body of an upload had begun.
     #[error("{host} refused the token in the middle of an upload")]
     Interrupted { host: String },
@@ -97,7 +102,7 @@ impl Fault for ProxyFault {
         match self {
             Self::Method(_) => Kind::Refused,
             Self::Body(_) => Kind::Usage,
-            Self::Unauthorized { .. } | Self::Interrupted { .. } => Kind::Upstream,
+            Self::Unauthorized { .. } | Self::Closed { .. } | Self::Interrupted { .. } => Kind::Upstream,
         }
     }
 
@@ -105,7 +110,7 @@ impl Fault for ProxyFault {
         match self {
             Self::Unauthorized { .. } => Some("run `valetkey doctor` where the daemon runs".to_owned()),
             Self::Interrupted { .. } => Some("upload again: the token has been renewed".to_owned()),
-            Self::Method(_) | Self::Body(_) => None,
+            Self::Method(_) | Self::Body(_) | Self::Closed { .. } => None,
         }
     }
 }
@@ -152,9 +157,11 @@ impl Proxy {
         let registry = passed.registry.insert(target.registry.clone());
         let access = access.ok_or_else(|| ProxyFault::Method(head.method.to_string()))?;
         if is_version_check(registry.format, target.uri.path()) {
-            return version(grant, registry, access);
+            reach(grant, registry, access)?;
+            return Ok(version());
         }
-        grant.check(registry, access)?;
+        let public = is_public_key(registry.format, target.uri.path());
+        if public { reach(grant, registry, access) } else { grant.check(registry, access) }?;
         self.check_mount(grant, &target)?;
 
         let body = if body.is_end_stream() {
@@ -165,9 +172,11 @@ impl Proxy {
             Some(Body::stream(body))
         };
         passed.uploaded = body.as_ref().and_then(Body::progress);
-        let errand = Errand { method: head.method, headers: headers::of_request(&head.headers), access };
+        let headers = headers::of_request(&head.headers);
+        let errand = Errand { method: head.method, headers, access, grant, with_token: !public };
         let (mut head, download) = self.run(&target, &errand, body, passed).await?.into_parts();
         head.headers = headers::of_answer(&head.headers);
+        self.lead_back(&errand, &target, passed.answered.as_ref(), &mut head.headers);
         head.extensions.clear();
         Ok(Response::from_parts(head, Body::stream(download)))
     }
@@ -176,37 +185,44 @@ impl Proxy {
     async fn run(
         &self,
         target: &Target,
-        errand: &Errand,
+        errand: &Errand<'_>,
         mut body: Option<Body>,
         passed: &mut Passed,
     ) -> Result<Response<Download>, Failure> {
-        let wanted = Wanted { registry: target.registry.clone(), access: errand.access, refused: None };
-        let mut token = passed.note((self.tokens)(wanted.clone()).await?);
-        let mut hop = Hop { uri: target.uri.clone(), with_token: true };
+        let mut wanted = Wanted { registry: target.registry.clone(), access: errand.access, refused: None };
+        let mut token = None;
+        if errand.with_token {
+            token = Some(passed.note((self.tokens)(wanted.clone()).await?));
+        }
+        let mut hop = Hop { uri: target.uri.clone(), with_token: errand.with_token };
         let repeatable = body.is_none();
         let (mut renewed, mut hops) = (false, 0);
         loop {
-            let sent = hop.with_token.then_some(&token);
+            let sent = token.as_ref().filter(|_| hop.with_token);
             let request = errand.request(&hop, sent, body.take())?;
             let answer = self.http.stream(request, sent.map(|token| token.fingerprint)).await?;
-            if answer.status() == StatusCode::UNAUTHORIZED && hop.with_token {
+            if let Some(sent) = sent.filter(|_| answer.status() == StatusCode::UNAUTHORIZED) {
                 let host = target.registry.host.clone();
                 let refused =
-                    ProxyFault::Unauthorized { host: host.clone(), identity: token.identity.clone() };
+                    ProxyFault::Unauthorized { host: host.clone(), identity: sent.identity.clone() };
                 if renewed {
                     return Err(refused.into());
                 }
                 answer.into_body().drain().await;
-                let again = Wanted { refused: Some(token.fingerprint), ..wanted.clone() };
+                let again = Wanted { refused: Some(sent.fingerprint), ..wanted.clone() };
                 let next = passed.note((self.tokens)(again).await?);
-                if next.fingerprint == token.fingerprint {
+                if next.fingerprint == sent.fingerprint {
                     return Err(refused.into());
                 }
                 if !repeatable {
                     return Err(ProxyFault::Interrupted { host }.into());
                 }
-                (token, renewed) = (next, true);
+                (token, renewed) = (Some(next), true);
                 continue;
+            }
+            if answer.status() == StatusCode::UNAUTHORIZED {
+                let host = hop.uri.host().unwrap_or_default().to_owned();
+                return Err(ProxyFault::Closed { host }.into());
             }
             let location = answer.headers().get(LOCATION);
             let Some(location) = location.filter(|_| is_redirect(answer.status()) && errand.is_followed())
@@ -220,6 +236,48 @@ impl Proxy {
             }
             hop = redirect::follow(&hop, location, &self.redirect_hosts)?;
             answer.into_body().drain().await;
+            if hop.with_token {
+                let next = self
+                    .granted(errand, &hop.uri)
+                    .ok_or_else(|| RedirectFault::Beyond { from: target.registry.host.clone() })?;
+                // Another project's repository may be another identity's.
+                if next.repository != wanted.registry.repository {
+                    wanted.registry = next;
+                    token = Some(passed.note((self.tokens)(wanted.clone()).await?));
+                }
+            }
+        }
+    }
+
+    /// The repository that a URL leads to, where the errand may go there.
+    fn granted(&self, errand: &Errand<'_>, uri: &Uri) -> Option<Registry> {
+        let below = format!("{}{}{}", target::PREFIX, uri.authority()?, uri.path_and_query()?);
+        let registry = Target::parse(&below, &self.hosts).ok()?.registry;
+        errand.grant.check(&registry, errand.access).is_ok().then_some(registry)
+    }
+
+    /// Makes of an answer's `Location` an address that means the same to whoever asked us: a place of the registry's
+    /// that is granted comes back through us, any other is told in full, and leads there without us and without a token.
+    fn lead_back(
+        &self,
+        errand: &Errand<'_>,
+        target: &Target,
+        answered: Option<&Uri>,
+        headers: &mut HeaderMap,
+    ) {
+        let Some(location) = headers.remove(LOCATION) else { return };
+        let base = Url::parse(&answered.unwrap_or(&target.uri).to_string()).ok();
+        let Some(next) = base.and_then(|base| base.join(location.to_str().ok()?).ok()) else { return };
+        let own = target.uri.authority().map(hyper::http::uri::Authority::as_str);
+        let same =
+            next.scheme() == "https" && Some(&next[Position::BeforeUsername..Position::AfterPort]) == own;
+        let uri: Option<Uri> = next[..Position::AfterQuery].parse().ok().filter(|_| same);
+        let text = match uri.filter(|uri| self.granted(errand, uri).is_some()) {
+            Some(_) => format!("{}{}", target::PREFIX, &next[Position::BeforeHost..]),
+            None => next.into(),
+        };
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(LOCATION, value);
         }
     }
 
@@ -255,13 +313,16 @@ impl Passed {
 }
 
 /// What stays the same from one hop to the next.
-struct Errand {
+struct Errand<'a> {
     method: Method,
     headers: HeaderMap,
     access: Access,
+    grant: &'a ProxyGrant,
+    /// Not so for what everybody may read.
+    with_token: bool,
 }
 
-impl Errand {
+impl Errand<'_> {
     fn request(
         &self,
         hop: &Hop,
@@ -298,16 +359,21 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// The answer to a docker client's first question, whether this is a registry and wants to know who asks: no. It is
-/// about no repository, so no token has to go anywhere for it.
-fn version(grant: &ProxyGrant, registry: &Registry, access: Access) -> Result<Response<Body>, Failure> {
+/// Whether a host may be asked for what is of no repository, and needs no token.
+fn reach(grant: &ProxyGrant, registry: &Registry, access: Access) -> Result<(), Failure> {
     if access == Access::Write || !grant.reaches(&registry.host) {
         let text = format!("no repository of {} is granted here", registry.host);
         return Err(Failure::new(Kind::Refused, text));
     }
+    Ok(())
+}
+
+/// The answer to a docker client's first question, whether this is a registry and wants to know who asks: no. It is
+/// about no repository, so no token has to go anywhere for it.
+fn version() -> Response<Body> {
     let mut answer = Response::new(Body::full("{}"));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let version = HeaderName::from_static("docker-distribution-api-version");
     answer.headers_mut().insert(version, HeaderValue::from_static("registry/2.0"));
-    Ok(answer)
+    answer
 }

@@ -39,7 +39,9 @@ impl Fault for TcpFault {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotLoopback(_) => "use 127.0.0.1:PORT or [::1]:PORT".to_owned(),
-            Self::Host => "use the address as 127.0.0.1:PORT, localhost:PORT or [::1]:PORT".to_owned(),
+            Self::Host => {
+                "use the listener's address and port as the host: 127.0.0.1:PORT, for one".to_owned()
+            }
             Self::Header(_) => return None,
         })
     }
@@ -62,11 +64,19 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// What tells that they are not.
-pub fn check(headers: &HeaderMap, port: u16) -> Result<(), TcpFault> {
+pub fn check(headers: &HeaderMap, own: SocketAddr) -> Result<(), TcpFault> {
     let mut hosts = headers.get_all(HOST).iter();
+    // A page can have its name lead here, but not an address.
+    let named = |name: &[u8]| {
+        let name = std::str::from_utf8(name).unwrap_or_default();
+        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        let address: Option<IpAddr> = address.parse().ok();
+        address.is_some_and(|address| own.ip().is_unspecified() || address == own.ip())
+    };
     let ours = |host: &[u8]| {
-        let name = host.strip_suffix(format!(":{port}").as_bytes());
-        name.is_some_and(|name| [&b"127.0.0.1"[..], b"localhost", b"[::1]"].contains(&name))
+        let name = host.strip_suffix(format!(":{}", own.port()).as_bytes());
+        let of_loopback = |name: &[u8]| [&b"127.0.0.1"[..], b"localhost", b"[::1]"].contains(&name);
+        name.is_some_and(|name| of_loopback(name) || (!own.ip().is_loopback() && named(name)))
     };
     if !hosts.next().is_some_and(|host| ours(host.as_bytes())) || hosts.next().is_some() {
         return Err(TcpFault::Host);
@@ -170,8 +180,9 @@ mod tests {
 
     #[test]
     fn a_request_of_a_web_page_or_through_a_proxy_is_not_looked_at() {
+        let loopback: SocketAddr = "127.0.0.1:8080".parse().unwrap();
         for host in ["127.0.0.1:8080", "localhost:8080", "[::1]:8080"] {
-            assert_eq!(check(&headers(&[("host", host)]), 8080), Ok(()), "{host}");
+            assert_eq!(check(&headers(&[("host", host)]), loopback), Ok(()), "{host}");
         }
         for host in [
             "",
@@ -191,15 +202,32 @@ mod tests {
             "::1:8080",
             "0.0.0.0:8080",
         ] {
-            assert_eq!(check(&headers(&[("host", host)]), 8080), Err(TcpFault::Host), "{host}");
+            assert_eq!(check(&headers(&[("host", host)]), loopback), Err(TcpFault::Host), "{host}");
         }
-        assert_eq!(check(&headers(&[]), 8080), Err(TcpFault::Host));
+        assert_eq!(check(&headers(&[]), loopback), Err(TcpFault::Host));
         let twice = [("host", "localhost:8080"), ("host", "localhost:8080")];
-        assert_eq!(check(&headers(&twice), 8080), Err(TcpFault::Host));
+        assert_eq!(check(&headers(&twice), loopback), Err(TcpFault::Host));
         for name in ["origin", "sec-fetch-site", "sec-fetch-mode", "x-forwarded-for", "forwarded"] {
             let list = [("host", "localhost:8080"), (name, "none")];
-            assert_eq!(check(&headers(&list), 8080), Err(TcpFault::Header(name.to_owned())));
+            assert_eq!(check(&headers(&list), loopback), Err(TcpFault::Header(name.to_owned())));
         }
+    }
+
+    #[test]
+    fn beyond_loopback_only_an_address_is_a_host() {
+        let answers =
+            |own: &str, host: &str| check(&headers(&[("host", host)]), own.parse().unwrap()).is_ok();
+        assert!(answers("192.0.2.1:8080", "192.0.2.1:8080") && answers("192.0.2.1:8080", "localhost:8080"));
+        assert!(answers("0.0.0.0:8080", "192.0.2.1:8080") && answers("[::]:8080", "[2001:db8::1]:8080"));
+        for host in
+            ["192.0.2.2:8080", "192.0.2.1", "192.0.2.1:80", "evil.test:8080", "192.0.2.1.evil.test:8080"]
+        {
+            assert!(!answers("192.0.2.1:8080", host), "{host}");
+        }
+        for host in ["evil.test:8080", "host.docker.internal:8080", "", ":8080", "[192.0.2.1:8080"] {
+            assert!(!answers("0.0.0.0:8080", host), "{host}");
+        }
+        assert!(!answers("127.0.0.1:8080", "192.0.2.1:8080"));
     }
 
     #[test]

@@ -16,7 +16,9 @@ use crate::image::{Platform, Program, write};
 pub(super) enum DockerCommand {
     /// Open a socket for one build and print the flags that carry it in
     ///
-    /// `docker build $(valetkey docker args europe-west1/PROJECT/REPOSITORY) .`
+    /// Steps that mount the socket read the named repositories through it, while it is open. The requests are made
+    /// outside, and no token enters the build unless --tokens says so.
+    #[command(after_long_help = args::EXAMPLE)]
     Args(args::Flags),
     /// Write a static valetkey as an image, for `docker load`
     ///

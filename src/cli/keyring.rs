@@ -94,7 +94,7 @@ impl Call<'_> {
         let asker = sys::parent_identity();
         let registry = match Hosts::new(&client.config.registries).resolve(service) {
             Ok(registry) => registry,
-            Err(Rejection::NotOurs) => return Err(self.pass_on().unwrap_or(End::Silent)),
+            Err(Rejection::NotOurs) => return self.get_elsewhere(&client, get, service, asker),
             Err(rejection) => {
                 if let (Some(asker), Rejection::Insecure { host, .. }) = (&asker, &rejection) {
                     refusals::remember(&client.paths, asker, host);
@@ -129,6 +129,30 @@ impl Call<'_> {
         outcome
     }
 
+    /// A service that is no registry by the configuration here may be one by that of a daemon whose socket was carried
+    /// here, into a container. It decides; what it does not know either is nobody's here.
+    fn get_elsewhere(
+        &self,
+        client: &Client,
+        get: &Get,
+        service: &str,
+        asker: Option<String>,
+    ) -> Result<(), End> {
+        let silent = || self.pass_on().unwrap_or(End::Silent);
+        let is_ours = is_our_username(get.username.as_deref());
+        let Some(url) = without_secrets(service).filter(|_| is_ours && client.is_elsewhere()) else {
+            return Err(silent());
+        };
+        // Nothing that another keyring would inherit.
+        sys::refuse_dumps();
+        match client.credential(Ask { asker, ..Ask::new(&url) }) {
+            Ok(got) => Ok(print(&render(get, &got.credential))?),
+            // Also where no tokens leave that daemon.
+            Err(failure) if matches!(failure.kind, Kind::NotOurs | Kind::NotFound) => Err(silent()),
+            Err(failure) => Err(self.pass_on().unwrap_or(End::Said(failure))),
+        }
+    }
+
     /// There is nothing to store. For services that are not ours another keyring may know better.
     fn refuse_change(&self, entry: &Entry, text: &str) -> End {
         let hosts = Client::new(self.environment.clone(), None)
@@ -154,7 +178,44 @@ impl Call<'_> {
     }
 }
 
+/// A service that may be asked about elsewhere: an https URL, or a host, without what may be a secret in it.
+fn without_secrets(service: &str) -> Option<String> {
+    let plain = service.bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b'\\');
+    let (scheme, rest) = match service.split_once("://") {
+        Some((scheme, rest)) if ["https", "http"].contains(&scheme) => (Some(scheme), rest),
+        Some(_) => return None,
+        None => (None, service),
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let is_host = plain && host.contains('.') || host.starts_with("localhost");
+    is_host
+        .then(|| scheme.map_or_else(|| format!("{host}{path}"), |scheme| format!("{scheme}://{host}{path}")))
+}
+
 /// The exit code of the real `keyring` for "no such password".
 const NOTHING: ExitCode = ExitCode::FAILURE;
 const STORE: &str = "valetkey stores no passwords: access tokens are made when asked for";
 const DELETE: &str = "valetkey stores no passwords, so there is none to delete";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_secret_is_not_asked_about() {
+        for (service, asked) in [
+            ("https://me:hunter2@r.corp.example:8443/a/b/?key=x#y", Some("https://r.corp.example:8443/a/b/")),
+            ("https://a@b:c@r.corp.example/", Some("https://r.corp.example/")),
+            ("r.corp.example:8443", Some("r.corp.example:8443")),
+            ("http://r.corp.example/x", Some("http://r.corp.example/x")),
+            ("system", None),
+            ("git:https://r.corp.example", None),
+            ("my password\n.example", None),
+            ("", None),
+        ] {
+            assert_eq!(without_secrets(service).as_deref(), asked, "{service:?}");
+        }
+    }
+}

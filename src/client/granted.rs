@@ -19,6 +19,9 @@ pub struct Granted {
     /// Whether it serves a Python index.
     #[serde(default)]
     pub index: bool,
+    /// How to be granted a repository, in a sentence.
+    #[serde(default)]
+    pub remedy: Option<String>,
 }
 
 /// Which requests.

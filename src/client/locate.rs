@@ -2,13 +2,16 @@
 //! its source, which is accepted on the owner's socket only.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::ask::NamedSource;
 use crate::broker::choice;
 use crate::carrier::agent::AgentChannel;
+use crate::carrier::unix::connect;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
-use crate::paths::{PathFault, Paths, SYSTEM_SOCKET, absolute, fits_socket};
+use crate::paths::{PathFault, Paths, SYSTEM_SOCKET, absolute, check_private, fits_socket};
+use crate::sys;
 
 /// Where the question goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +25,8 @@ pub enum Carrier {
 }
 
 /// Decides in this order: a credential that was named · a socket that was named · Google's own variables · the
-/// system's socket · an SSH agent that carries us · the owner's socket.
+/// system's socket · an SSH agent that carries us · the owner's socket. Outside of builds the agent is not asked where
+/// the owner's daemon answers: of the two, the second is there in practice, and asking costs time.
 ///
 /// # Errors
 /// When a socket is named that cannot be one.
@@ -50,12 +54,28 @@ pub fn locate(
         return Ok((Carrier::Found { path: system.to_owned(), by: "the system's socket" }, None));
     }
     if named.is_none()
-        && let Some(channel) = AgentChannel::find(environment)
+        && let Some(channel) = agent(environment, paths)
     {
         return Ok((Carrier::Agent(channel.path().to_owned()), None));
     }
     Ok((Carrier::Owner(paths.socket()), named))
 }
+
+/// An agent that carries us. Where a daemon of our own answers and no build runs, the agent of this shell is another
+/// program's, and nobody waits for it.
+fn agent(environment: &Environment, paths: &Paths) -> Option<AgentChannel> {
+    let in_build = AgentChannel::is_in_build();
+    let asked = in_build || (environment.get("SSH_AUTH_SOCK").is_some() && !owner_answers(paths));
+    if asked { AgentChannel::find(environment) } else { None }
+}
+
+fn owner_answers(paths: &Paths) -> bool {
+    let ours = |socket| sys::peer_of(&socket).is_ok_and(|peer| peer.uid == sys::own_uid());
+    matches!(check_private(&paths.runtime), Ok(true)) && connect(&paths.socket(), AT_ONCE).is_ok_and(ours)
+}
+
+/// A daemon that lives accepts at once, or its backlog is full.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// The socket of a daemon that decides for this process.
 pub const SOCKET: &str = "VALETKEY_SOCKET";

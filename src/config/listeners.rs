@@ -36,6 +36,8 @@ pub enum Peers {
     Range(u32, u32),
     /// The uids that the system gave the owner for containers, `/etc/subuid`.
     Subordinate,
+    /// Everyone who can reach the listener, known or not.
+    Anyone,
 }
 
 #[derive(Deserialize)]
@@ -53,15 +55,18 @@ impl TryFrom<PeersWire> for Peers {
             PeersWire::Number(uid) => return Ok(Self::Range(uid, uid)),
             PeersWire::Text(text) => text,
         };
-        if text == "subuid" {
-            return Ok(Self::Subordinate);
+        match text.as_str() {
+            "subuid" => return Ok(Self::Subordinate),
+            "anyone" => return Ok(Self::Anyone),
+            _ => {}
         }
         let range = text.split_once('-').and_then(|(first, last)| {
             let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
             (first <= last).then_some(Self::Range(first, last))
         });
-        range
-            .ok_or_else(|| format!("{text:?} is not a uid, a range such as \"100000-165535\", or \"subuid\""))
+        range.ok_or_else(|| {
+            format!("{text:?} is not a uid, a range such as \"100000-165535\", \"subuid\" or \"anyone\"")
+        })
     }
 }
 
@@ -71,6 +76,8 @@ impl TryFrom<PeersWire> for Peers {
 pub struct ExtraListener {
     pub address: Address,
     pub terms: Terms,
+    /// `FILE:LINE` of its `[[listener]]`.
+    pub place: Option<String>,
 }
 
 /// Where it listens, and in which way.
@@ -111,9 +118,22 @@ impl TryFrom<ExtraWire> for ExtraListener {
         let address = match (wire.unix, wire.agent, wire.tcp) {
             (Some(path), None, None) if path.is_absolute() => Address::Unix(path),
             (None, Some(path), None) if path.is_absolute() => Address::Agent(path),
-            (None, None, Some(address)) if address.ip().is_loopback() || wire.beyond_loopback => {
-                Address::Tcp(address)
+            (None, None, Some(address)) if address.ip().is_loopback() => Address::Tcp(address),
+            (None, None, Some(_)) if wire.beyond_loopback && wire.tokens => {
+                return Err(
+                    "tokens travel in clear beyond loopback: a listener with `beyond_loopback` has none"
+                        .to_owned(),
+                );
             }
+            // Who is on another machine has no uid here.
+            (None, None, Some(_)) if wire.beyond_loopback && !wire.peers.contains(&Peers::Anyone) => {
+                return Err(
+                    "nobody beyond loopback can be told from anybody else; say `peers = [\"anyone\"]` \
+                            if all who can reach it are meant"
+                        .to_owned(),
+                );
+            }
+            (None, None, Some(address)) if wire.beyond_loopback => Address::Tcp(address),
             (None, None, Some(address)) => {
                 return Err(format!(
                     "{address} can be reached from other machines; say `beyond_loopback = true` if that is meant"
@@ -126,7 +146,7 @@ impl TryFrom<ExtraWire> for ExtraListener {
         };
         let (repositories, access, tokens) = (wire.repositories, wire.access, wire.tokens);
         let terms = Terms { repositories, access, tokens, unnarrowed: wire.unnarrowed, peers: wire.peers };
-        Ok(Self { address, terms })
+        Ok(Self { address, terms, place: None })
     }
 }
 
@@ -203,7 +223,12 @@ mod tests {
     fn a_listener_has_one_address_and_stays_on_this_machine_unless_told_twice() {
         assert!(matches!(listener("tcp = \"127.0.0.1:8127\"").unwrap().address, Address::Tcp(_)));
         assert!(listener("tcp = \"0.0.0.0:8127\"").unwrap_err().contains("beyond_loopback"));
-        assert!(listener("tcp = \"0.0.0.0:8127\"\nbeyond_loopback = true").is_ok());
+        let beyond = "tcp = \"0.0.0.0:8127\"\nbeyond_loopback = true\n";
+        assert!(listener(beyond).unwrap_err().contains("peers = [\"anyone\"]"));
+        assert!(listener(&format!("{beyond}peers = [\"0-65535\"]")).is_err());
+        assert!(listener(&format!("{beyond}peers = [\"anyone\"]")).is_ok());
+        let clear = listener(&format!("{beyond}peers = [\"anyone\"]\ntokens = true"));
+        assert!(clear.unwrap_err().contains("in clear"));
         for wrong in
             ["", "unix = \"s\"", "unix = \"/s\"\nagent = \"/a\"", "tcp = \"localhost\"", "colour = 1"]
         {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::peer::Peer;
+use super::peer::{Peer, UNKNOWN};
 
 /// One line of the audit log.
 #[derive(Debug, Serialize)]
@@ -59,7 +59,7 @@ impl<'a> Line<'a> {
         Self {
             time: String::new(),
             listener,
-            uid: peer.map_or(u32::MAX, |peer| peer.uid),
+            uid: peer.map_or(UNKNOWN, |peer| peer.uid),
             pid: peer.map_or(0, |peer| peer.pid),
             program: peer.and_then(|peer| peer.program.as_deref()),
             parent: peer.and_then(|peer| peer.parent.as_deref()),

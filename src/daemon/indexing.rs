@@ -9,31 +9,38 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
+use tokio::time::Instant;
 use url::{Position, Url};
 
 use super::Daemon;
-use super::passing::{self, Record, Still};
+use super::passing::{self, Record, still_granted};
 use super::peer::Peer;
 use super::post::Post;
 use crate::ask::Access;
+use crate::broker::Broker;
+use crate::broker::choice::Sources;
 use crate::config::listeners::Index;
 use crate::error::{Failure, Kind, printable};
+use crate::google::artifact_registry::{RepositoryName, has_python_repository};
 use crate::grant::ProxyGrant;
 use crate::http::body::{Body, BoxError, End};
-use crate::http::client::HttpClient;
 use crate::http::server::{Reply, problem, problem_with};
 use crate::proxy::index::merge::{Answer, Fetch, MergeFault, Merged, Place, Query};
 use crate::proxy::index::negotiate::NegotiationFault;
 use crate::proxy::index::{Accept, Admits, Links, Mount, ProjectName, Repository, Rewriter, Target};
 use crate::proxy::{Proxy, redirect, target};
 use crate::registry::Hosts;
+use crate::registry::request::location;
 
 /// Where the index of one repository is.
 pub(super) const INDEX: &str = "/index/";
+/// Where the index is that merges the repositories in its path.
+pub(super) const MERGED: &str = "/merged/";
 /// Where the merged index is.
 pub(super) const SIMPLE: &str = "/simple/";
 
@@ -61,6 +68,22 @@ pub(super) fn merged(written: &Index, hosts: &Hosts) -> Result<Merged, Failure> 
         public: written.public.as_ref().map(root).transpose()?,
     })
 }
+
+/// Repositories one behind the other, as they stand in a path.
+fn several(places: &str) -> Option<Vec<Repository>> {
+    let segments: Vec<&str> = places.split('/').collect();
+    if !segments.len().is_multiple_of(3) || segments.len() > 3 * MOST_MERGED {
+        return None;
+    }
+    let one = |place: &[&str]| match place {
+        [host, project, name] => Repository::new(host, project, name),
+        _ => None,
+    };
+    segments.chunks(3).map(one).collect()
+}
+
+/// Repositories in one path.
+const MOST_MERGED: usize = 16;
 
 /// One request, and who makes it.
 pub(super) struct Visit<'a> {
@@ -159,10 +182,30 @@ impl<'a> Visit<'a> {
     pub(super) async fn merged(self, request: &Request<Incoming>) -> Reply {
         let path = request.uri().path();
         let name = path.strip_prefix(SIMPLE).unwrap_or_default();
+        // pipenv puts a slash behind the address of an index, which has one.
+        let name = name.strip_prefix('/').unwrap_or(name);
         let name = name.strip_suffix('/').unwrap_or(name);
         let Some(merged) = self.daemon.merged() else {
             return problem(&nowhere().with_hint("the merged index is configured as [index] in config.toml"));
         };
+        self.find(&merged, name, request).await
+    }
+
+    /// Answers a request below `/merged/`: `HOST/PROJECT/REPOSITORY/`, once or several times, `simple/NAME/`. The
+    /// repositories are asked in that order, and no other place.
+    pub(super) async fn several(self, request: &Request<Incoming>) -> Reply {
+        let below = request.uri().path().strip_prefix(MERGED).unwrap_or_default();
+        let below = below.strip_suffix('/').unwrap_or(below);
+        let Some((repositories, name)) =
+            below.rsplit_once("/simple/").and_then(|(places, name)| Some((several(places)?, name)))
+        else {
+            return problem(&nowhere());
+        };
+        self.find(&Merged { repositories, ..Merged::default() }, name, request).await
+    }
+
+    async fn find(self, merged: &Merged, name: &str, request: &Request<Incoming>) -> Reply {
+        let path = request.uri().path();
         let Ok(name) = name.parse::<ProjectName>() else {
             let text = "the merged index has pages of projects only, and no list of them";
             return problem(&Failure::new(Kind::NotFound, text));
@@ -180,7 +223,7 @@ impl<'a> Visit<'a> {
         let fetcher = Fetcher {
             proxy: self.daemon.proxy(),
             grant: self.grant,
-            http: self.daemon.broker().cache().upstream().world.http.clone(),
+            broker: self.daemon.broker(),
             record: Mutex::new(self.record()),
         };
         let query = Query { name: &name, accept: &accept, mount: Mount::relative(path) };
@@ -214,7 +257,7 @@ impl<'a> Visit<'a> {
 
     /// Sends a registry's page, for as long as it is granted.
     fn send(&self, record: Record, reply: Reply, rewriter: Option<Rewriter>, is_head: bool) -> Reply {
-        let still = Still { post: Arc::clone(self.post), uid: self.peer.uid, record: &record }.watch();
+        let still = still_granted(self.post, self.peer, &record);
         let rewritten = reply.map(|body| match rewriter {
             Some(rewriter) => Body::stream(Rewritten { body, rewriter: Some(rewriter) }),
             None => body,
@@ -255,7 +298,7 @@ impl<'a> Visit<'a> {
 struct Fetcher<'a> {
     proxy: Proxy,
     grant: &'a ProxyGrant,
-    http: HttpClient,
+    broker: Arc<Broker<Sources>>,
     record: Mutex<Record>,
 }
 
@@ -269,10 +312,11 @@ impl Fetch for Fetcher<'_> {
     }
 
     async fn public_page(&self, page: &Url, accept: &str) -> Result<Answer<Body>, Failure> {
+        let http = &self.broker.cache().upstream().world.http;
         let mut url = page.clone();
         for _ in 0..=redirect::MOST {
             let uri = url.as_str().parse().map_err(|_| unsendable())?;
-            let answer = self.http.stream(get(uri, accept)?, None).await?;
+            let answer = http.stream(get(uri, accept)?, None).await?;
             self.record().note_public(answer.status().as_u16());
             let location =
                 answer.headers().get(header::LOCATION).filter(|_| answer.status().is_redirection());
@@ -288,9 +332,22 @@ impl Fetch for Fetcher<'_> {
         Err(Failure::new(Kind::Upstream, format!("{host} redirects without an end")))
     }
 
-    /// The registry's own API is not asked: a repository is known once it has answered with a page.
-    async fn confirms(&self, _: &Repository) -> Result<bool, Failure> {
-        Ok(false)
+    /// The API knows repositories by their place, which only the names of Google's own hosts tell.
+    async fn confirms(&self, repository: &Repository) -> Result<Option<bool>, Failure> {
+        let (host, path) = repository.place().split_once('/').unwrap_or_default();
+        let registry = self.broker.hosts().locate(host, &format!("/{path}")).ok();
+        let name = location(host).and_then(|place| {
+            let (project, name) = registry.as_ref()?.repository.as_ref()?;
+            RepositoryName::new(project, place, name)
+        });
+        let Some((registry, name)) = registry.zip(name) else { return Ok(None) };
+        self.grant.check(&registry, Access::Read)?;
+        let until = Instant::now() + API_TIME;
+        let token = self.broker.token(&registry, Access::Read, None).await?;
+        let exists =
+            has_python_repository(&self.broker.cache().upstream().world, &token, &name, until).await?;
+        tracing::debug!(%name, ?exists, "asked Google's API");
+        Ok(exists)
     }
 }
 
@@ -447,11 +504,18 @@ fn unsendable() -> Failure {
     Failure::new(Kind::Local, "the request cannot be sent on")
 }
 
+/// For an answer of Google's API: a little less than the merged index waits for it.
+const API_TIME: Duration = Duration::from_secs(4);
 /// They speak of the bytes that the registry sent.
-const OF_OTHER_BYTES: [header::HeaderName; 5] = [
-    header::ACCEPT_RANGES,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::ETAG,
-    header::LAST_MODIFIED,
+const OF_OTHER_BYTES: [&str; 10] = [
+    "accept-ranges",
+    "content-digest",
+    "content-encoding",
+    "content-length",
+    "content-md5",
+    "digest",
+    "etag",
+    "last-modified",
+    "repr-digest",
+    "x-goog-hash",
 ];

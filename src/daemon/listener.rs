@@ -1,26 +1,28 @@
 //! Accepts connections on one listener and serves each in a task of its own: HTTP on a Unix socket or a loopback
 //! port, or the SSH agent's protocol, whose streams then carry HTTP.
 //!
-//! The number of connections is bounded. At the bound the oldest one on which nothing is owed makes room, so that
-//! a crowd of silent peers cannot keep a helper out; where all are busy the new one is closed, and its helper
-//! answers by itself.
+//! The number of connections is bounded. At the bound the oldest one on which nothing is owed makes room, of the
+//! process that has the most, so that a crowd of silent peers cannot keep a helper out. Where something is owed on all of
+//! them, a process with more than its part makes room; else the new one is closed, and its helper answers by itself.
+//! A connection of an agent is never idle while its build has a stream open: buildah has one for a whole step.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::peer::Peer;
+use super::peer::{Peer, UNKNOWN};
 use super::route::Routes;
 use super::{Bound, Daemon, Socket};
-use crate::carrier::agent::{AgentServer, Incoming};
+use crate::carrier::agent::{AgentServer, Incoming, Whose};
 use crate::carrier::unix::widen;
 use crate::clock::between;
 use crate::http::server::{Line, serve_connection};
@@ -29,10 +31,13 @@ use crate::sys;
 /// Serves one listener until the daemon stops or its time is over, then gives what is owed.
 pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
     let Bound { socket, post, own } = bound;
+    let carried = matches!(socket, Socket::Agent(_)).then(|| AgentServer::new(&daemon.streams));
+    let (agent, streams) = carried.unzip();
     let crew = Arc::new(Crew {
         daemon: Arc::clone(&daemon),
         routes: Routes::compile(Arc::clone(&post)),
         lines: Lines::default(),
+        agent,
     });
     let served = match socket {
         Socket::Unix(socket) => match UnixListener::from_std(socket) {
@@ -40,11 +45,11 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
             Err(error) => Err(error),
         },
         Socket::Tcp(socket) => match TcpListener::from_std(socket) {
-            Ok(socket) => accept_all(&socket, &crew, Peer::of_tcp, Crew::serve).await,
+            Ok(socket) => accept_all(&socket, &crew, |stream| Some(Peer::of_tcp(stream)), Crew::serve).await,
             Err(error) => Err(error),
         },
         Socket::Agent(socket) => match UnixListener::from_std(socket) {
-            Ok(socket) => serve_agent(&socket, &crew).await,
+            Ok(socket) => serve_agent(&socket, streams, &crew).await,
             Err(error) => Err(error),
         },
     };
@@ -61,8 +66,12 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
 }
 
 /// An agent's connections, and the streams that come out of them.
-async fn serve_agent(socket: &UnixListener, crew: &Arc<Crew>) -> io::Result<()> {
-    let (agent, streams) = AgentServer::new(&crew.daemon.streams);
+async fn serve_agent(
+    socket: &UnixListener,
+    streams: Option<Incoming<Peer>>,
+    crew: &Arc<Crew>,
+) -> io::Result<()> {
+    let (Some(agent), Some(streams)) = (crew.agent.clone(), streams) else { return Ok(()) };
     let mut serving = JoinSet::new();
     serving.spawn(serve_streams(streams, Arc::clone(crew)));
     let one = |crew: Arc<Crew>, stream: UnixStream, peer: Option<Peer>, line: Arc<Line>| {
@@ -71,7 +80,7 @@ async fn serve_agent(socket: &UnixListener, crew: &Arc<Crew>) -> io::Result<()> 
             let Some(peer) = peer else { return };
             widen(&stream);
             tokio::select! {
-                () = agent.serve_connection(stream, peer.uid, peer) => {}
+                () = agent.serve_connection(stream, whose(Some(&peer)), peer) => {}
                 () = line.hung_up() => {}
             }
             drop(crew);
@@ -79,7 +88,6 @@ async fn serve_agent(socket: &UnixListener, crew: &Arc<Crew>) -> io::Result<()> 
     };
     let served = accept_all(socket, crew, |stream| Peer::of(stream), one).await;
     agent.refuse_new();
-    drop(agent);
     serving.shutdown().await;
     served
 }
@@ -141,9 +149,12 @@ where
             accepted = listener.accept() => match accepted {
                 Ok(stream) => {
                     number += 1;
-                    let Some(line) = crew.lines.open(number) else { continue };
-                    let seat = Seat::take(crew, number);
                     let peer = peer(&stream);
+                    let whose = whose(peer.as_ref());
+                    let Some(line) = crew.lines.open(number, whose, |whose| crew.has_streams(whose)) else {
+                        continue;
+                    };
+                    let seat = Seat::take(crew, number);
                     let serving = serve(Arc::clone(crew), stream, peer, line);
                     tasks.spawn(async move {
                         serving.await;
@@ -151,6 +162,10 @@ where
                     });
                     most = most.max(tasks.len());
                     calm = None;
+                    if tasks.len() > MOST_CONNECTIONS {
+                        // Whoever has to make room gets its turn to do so before the next one comes in.
+                        yield_now().await;
+                    }
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: it passes when a connection ends.
@@ -185,9 +200,15 @@ struct Crew {
     daemon: Arc<Daemon>,
     routes: Routes,
     lines: Lines,
+    /// Where it speaks the agent's protocol.
+    agent: Option<AgentServer<Peer>>,
 }
 
 impl Crew {
+    fn has_streams(&self, whose: Whose) -> bool {
+        self.agent.as_ref().is_some_and(|agent| agent.has_streams(whose))
+    }
+
     async fn serve<S>(self: Arc<Self>, stream: S, peer: Option<Peer>, line: Arc<Line>)
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -223,31 +244,93 @@ impl Drop for Seat {
     }
 }
 
-/// The open connections, oldest first.
+/// The open connections.
 #[derive(Default)]
-struct Lines(Mutex<BTreeMap<u64, Arc<Line>>>);
+struct Lines(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    /// Oldest first.
+    lines: BTreeMap<u64, Kept>,
+    /// How many each process has.
+    crowds: HashMap<Whose, usize>,
+}
+
+/// One connection.
+struct Kept {
+    line: Arc<Line>,
+    whose: Whose,
+}
 
 impl Lines {
-    fn open(&self, number: u64) -> Option<Arc<Line>> {
+    /// A place for a new one, perhaps another's. `lives` says whether something is open beside what is owed.
+    fn open(&self, number: u64, whose: Whose, lives: impl Fn(Whose) -> bool) -> Option<Arc<Line>> {
         let line = Arc::new(Line::default());
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= MOST_CONNECTIONS {
-            let oldest = open.iter().find(|(_, line)| !line.is_busy()).map(|(number, _)| *number)?;
-            open.remove(&oldest)?.hang_up();
+        let mut open = self.lock();
+        if open.lines.len() >= MOST_CONNECTIONS {
+            let leaving = open.leaving(whose, lives)?;
+            open.remove(leaving)?.line.hang_up();
         }
-        open.insert(number, Arc::clone(&line));
+        open.insert(number, Kept { line: Arc::clone(&line), whose });
         Some(line)
     }
 
     fn close(&self, number: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.lock().remove(number);
     }
 
     fn hang_up(&self) {
-        for line in self.0.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            line.hang_up();
+        for kept in self.lock().lines.values() {
+            kept.line.hang_up();
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn insert(&mut self, number: u64, kept: Kept) {
+        *self.crowds.entry(kept.whose).or_default() += 1;
+        self.lines.insert(number, kept);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Kept> {
+        let kept = self.lines.remove(&number)?;
+        if let Some(count) = self.crowds.get_mut(&kept.whose) {
+            *count -= 1;
+            if *count == 0 {
+                self.crowds.remove(&kept.whose);
+            }
+        }
+        Some(kept)
+    }
+
+    /// Who makes room for a new connection of `whose`, if anybody has to. A crowd of one process, the usual case, is
+    /// seen by a look at its first line.
+    fn leaving(&self, whose: Whose, lives: impl Fn(Whose) -> bool) -> Option<u64> {
+        let mut crowds: Vec<(usize, Whose)> =
+            self.crowds.iter().map(|(whose, count)| (*count, *whose)).collect();
+        crowds.sort_unstable_by_key(|(count, _)| Reverse(*count));
+        let mut of_equals = crowds.chunk_by(|(one, _), (other, _)| one == other);
+        let idle = of_equals.find_map(|crowds| {
+            let idle: HashSet<Whose> =
+                crowds.iter().map(|(_, whose)| *whose).filter(|whose| !lives(*whose)).collect();
+            let mut candidates = self.lines.iter().filter(|(_, kept)| idle.contains(&kept.whose));
+            let idle = if idle.is_empty() { None } else { candidates.find(|(_, kept)| !kept.line.is_busy()) };
+            idle.map(|(number, _)| *number)
+        });
+        idle.or_else(|| {
+            let (count, greediest) = *crowds.first()?;
+            let newest = || self.lines.iter().rev().find(|(_, kept)| kept.whose == greediest);
+            if greediest != whose && count > PART { newest().map(|(number, _)| *number) } else { None }
+        })
+    }
+}
+
+fn whose(peer: Option<&Peer>) -> Whose {
+    peer.map_or(Whose { uid: UNKNOWN, process: 0 }, |peer| Whose { uid: peer.uid, process: peer.pid })
 }
 
 /// So many connections at once leave memory behind that is worth giving back, a moment after the last has gone.
@@ -255,5 +338,51 @@ const CROWD: usize = 32;
 const CALM: Duration = Duration::from_secs(1);
 /// One connection costs a descriptor and some ten kilobytes.
 const MOST_CONNECTIONS: usize = 1024;
+/// What one process may have of them before it makes room for others in the middle of something.
+const PART: usize = MOST_CONNECTIONS / 4;
 /// Answers that are owed at the end have this long: an ask lives nine seconds.
 const DRAIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn of(process: i32) -> Whose {
+        Whose { uid: 1000, process }
+    }
+
+    /// So many connections of each process, in this order.
+    fn open(crowds: &[(i32, usize)]) -> Open {
+        let all = crowds.iter().flat_map(|(process, count)| std::iter::repeat_n(*process, *count));
+        let mut open = Open::default();
+        for (number, process) in (1..).zip(all) {
+            open.insert(number, Kept { line: Arc::default(), whose: of(process) });
+        }
+        open
+    }
+
+    #[test]
+    fn the_oldest_idle_one_of_the_greediest_makes_room() {
+        let nothing_lives = |_| false;
+        assert_eq!(open(&[(1, 3), (2, 9), (3, 4)]).leaving(of(4), nothing_lives), Some(4));
+        assert_eq!(open(&[(1, 3), (2, 9), (3, 4)]).leaving(of(2), nothing_lives), Some(4));
+        // A thousand helpers with one each: the first that came.
+        let each: Vec<_> = (1..1000).map(|process| (process, 1)).collect();
+        assert_eq!(open(&each).leaving(of(4000), nothing_lives), Some(1));
+        let mut open = open(&[(1, 2), (2, 3)]);
+        assert!(open.remove(4).is_some() && open.remove(4).is_none() && open.remove(3).is_some());
+        assert_eq!(open.leaving(of(3), nothing_lives), Some(1));
+    }
+
+    #[test]
+    fn a_build_with_an_open_stream_is_not_idle_and_gives_way_only_beyond_its_part() {
+        let lives = |whose: Whose| whose.process != 3;
+        assert_eq!(open(&[(1, 1), (2, 500), (3, 2)]).leaving(of(4), lives), Some(502));
+        let all_live = |_| true;
+        let crowd = [(1, 1), (2, PART + 1), (3, 9)];
+        // The newest of it: what it has had for long is the last to go.
+        assert_eq!(open(&crowd).leaving(of(1), all_live), Some(PART as u64 + 2));
+        assert_eq!(open(&crowd).leaving(of(2), all_live), None, "not for more of the same");
+        assert_eq!(open(&[(1, 1), (2, PART)]).leaving(of(3), all_live), None);
+    }
+}

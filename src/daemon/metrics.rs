@@ -39,6 +39,7 @@ pub fn render(daemon: &Daemon) -> String {
     );
     let connections = daemon.connections.load(Ordering::Relaxed) as u64;
     metric("connections", "gauge", "Open connections.", connections);
+    metric("streams", "gauge", "Open streams through agents.", daemon.streams.streams() as u64);
     metric("tokens_held", "gauge", "Valid tokens in memory.", broker.cache().held().len() as u64);
     let started = between(UNIX_EPOCH, daemon.started).as_secs();
     metric("start_time_seconds", "gauge", "When the daemon started, in seconds since 1970.", started);

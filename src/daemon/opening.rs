@@ -24,6 +24,9 @@ pub struct Wanted {
     pub write: bool,
     #[serde(default)]
     pub tokens: bool,
+    /// Not written where it is not wished for: an older daemon does not know it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unnarrowed: bool,
     pub seconds: u64,
 }
 
@@ -60,7 +63,7 @@ impl Opening {
             repositories: self.wanted.repositories.clone(),
             access: if self.wanted.write { Width::Write } else { Width::Read },
             tokens: self.wanted.tokens,
-            unnarrowed: false,
+            unnarrowed: self.wanted.unnarrowed,
             peers: Vec::new(),
         }
     }
@@ -116,7 +119,8 @@ mod tests {
     use super::*;
 
     fn wanted(seconds: u64) -> Wanted {
-        Wanted { repositories: vec!["us/acme/private".to_owned()], write: false, tokens: false, seconds }
+        let repositories = vec!["us/acme/private".to_owned()];
+        Wanted { repositories, write: false, tokens: false, unnarrowed: false, seconds }
     }
 
     #[test]

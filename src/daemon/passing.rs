@@ -34,7 +34,7 @@ pub(super) async fn pass(
     match record.note(passed).0 {
         Ok(answer) => {
             daemon.passed.fetch_add(1, Ordering::Relaxed);
-            let still = Still { post: Arc::clone(post), uid: peer.uid, record: &record }.watch();
+            let still = still_granted(post, peer, &record);
             answer.map(|body| body.guarded(still).at_end(move |end| record.close(end)))
         }
         Err(failure) => {
@@ -44,26 +44,22 @@ pub(super) async fn pass(
     }
 }
 
-/// Whether an answer that is under way is still granted: a reload may have withdrawn it.
-pub(super) struct Still<'a> {
-    pub(super) post: Arc<Post>,
-    pub(super) uid: u32,
-    pub(super) record: &'a Record,
-}
-
-impl Still<'_> {
-    pub(super) fn watch(self) -> impl Fn() -> bool + Send + use<> {
-        let (post, uid, access) = (self.post, self.uid, self.record.access);
-        let registry = self.record.registry.clone();
-        let first = post.terms();
-        move || {
-            let terms = post.terms();
-            Arc::ptr_eq(&terms, &first)
-                || terms.admitted.admits(uid)
-                    && registry.as_ref().zip(access).is_some_and(|(registry, access)| {
-                        terms.grant.proxy.as_ref().is_some_and(|grant| grant.check(registry, access).is_ok())
-                    })
-        }
+/// Whether an answer that is under way is granted even now: a reload may have withdrawn it.
+pub(super) fn still_granted(
+    post: &Arc<Post>,
+    peer: &Peer,
+    record: &Record,
+) -> impl Fn() -> bool + Send + use<> {
+    let (post, uid) = (Arc::clone(post), peer.uid);
+    let asked = record.registry.clone().zip(record.access);
+    let first = post.terms();
+    move || {
+        let terms = post.terms();
+        let granted = || {
+            let (grant, (registry, access)) = (terms.grant.proxy.as_ref()?, asked.as_ref()?);
+            grant.check(registry, *access).ok()
+        };
+        Arc::ptr_eq(&terms, &first) || terms.admitted.admits(uid) && granted().is_some()
     }
 }
 

@@ -29,7 +29,11 @@ impl Peer {
 
     /// Whose end of a loopback connection it is. Which process, the kernel's table does not say.
     #[must_use]
-    pub fn of_tcp(stream: &TcpStream) -> Option<Self> {
-        peer_of(stream).map(|uid| Self { uid, pid: 0, program: None, parent: None })
+    pub fn of_tcp(stream: &TcpStream) -> Self {
+        Self { uid: peer_of(stream).unwrap_or(UNKNOWN), pid: 0, program: None, parent: None }
     }
 }
+
+/// The uid of somebody whom the kernel does not know: on another machine, in another network namespace, or gone.
+/// Nobody can have it.
+pub const UNKNOWN: u32 = u32::MAX;

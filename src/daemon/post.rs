@@ -100,16 +100,6 @@ impl Post {
         }
     }
 
-    /// The part of the configuration that its terms come from. What a build asked for comes from none.
-    #[must_use]
-    pub fn section(&self) -> Option<&'static str> {
-        match self.purpose {
-            Purpose::Extra(_) => Some("[[listener]]"),
-            Purpose::Build => Some("[build]"),
-            Purpose::Owner | Purpose::Opened(_) => None,
-        }
-    }
-
     pub fn note_use(&self) {
         self.used.store(true, Ordering::Relaxed);
     }

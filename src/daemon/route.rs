@@ -10,7 +10,7 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
 use super::audit::Line;
-use super::peer::Peer;
+use super::peer::{Peer, UNKNOWN};
 use super::post::Post;
 use super::terms::Terms;
 use super::{Daemon, indexing, metrics, passing};
@@ -21,7 +21,7 @@ use crate::carrier::tcp;
 use crate::clock::rfc3339;
 use crate::config::listeners::Address;
 use crate::error::{Failure, Kind};
-use crate::grant::Grant;
+use crate::grant::{Grant, Origin};
 use crate::http::headers::{METRICS, PROTOCOL, STARTED_BY, VERSION};
 use crate::http::server::{Reply, json_reply, problem, read_body, reply};
 use crate::proxy::target::PREFIX;
@@ -46,6 +46,7 @@ enum Route {
     Registry,
     Index,
     Merged,
+    Several,
     Grant,
     Open,
 }
@@ -96,7 +97,7 @@ impl Routes {
         if request.uri().authority().is_some() {
             return Err(Failure::new(Kind::Refused, "a request names a path here, and no host"));
         }
-        tcp::check(request.headers(), address.port()).map_err(Failure::from)
+        tcp::check(request.headers(), *address).map_err(Failure::from)
     }
 
     async fn dispatch(
@@ -140,9 +141,12 @@ impl Routes {
             Some(Route::Merged) if let Some(grant) = &grant.proxy => {
                 indexing::Visit::new(daemon, &self.post, peer, grant).merged(&request).await
             }
+            Some(Route::Several) if let Some(grant) = &grant.proxy => {
+                indexing::Visit::new(daemon, &self.post, peer, grant).several(&request).await
+            }
             Some(Route::Grant) => json_reply(describe(daemon, grant).to_string()),
             Some(Route::Open) => self.open(daemon, peer, request).await,
-            Some(Route::Registry | Route::Index | Route::Merged) | None => {
+            Some(Route::Registry | Route::Index | Route::Merged | Route::Several) | None => {
                 problem(&Failure::new(Kind::NotFound, "there is nothing at this path"))
             }
         }
@@ -184,7 +188,7 @@ impl Routes {
         };
         let broker = daemon.broker();
         let outcome = broker.credential(&ask, ceiling).await;
-        let outcome = outcome.and_then(|given| self.narrowed(grant, given));
+        let outcome = outcome.and_then(|given| narrowed(grant, given));
         // Resolved once: the audit line of a failure is the only one that has to look again.
         let of_failure = outcome.is_err().then(|| broker.hosts().resolve(&ask.url).ok()).flatten();
         let registry = outcome.as_ref().map_or(of_failure.as_ref(), |given| given.registry.as_ref());
@@ -195,38 +199,23 @@ impl Routes {
         }
     }
 
-    /// Holds a token back that is wider than the grant.
-    fn narrowed(&self, grant: &Grant, given: Given) -> Result<Given, Failure> {
-        if grant.unnarrowed || given.minted.token.narrowed {
-            return Ok(given);
-        }
-        let text = format!(
-            "no token leaves this socket: {} gives only tokens that can do all that its account can",
-            given.minted.source
-        );
-        let configured = match self.post.section() {
-            Some(section) => {
-                format!(", or add to config.toml where the daemon runs: {section} unnarrowed = true")
-            }
-            None => String::new(),
-        };
-        Err(Failure::new(Kind::Refused, text)
-            .with_hint(format!("sign in with `valetkey login`, use a service account{configured}")))
-    }
-
     fn refuse(&self, daemon: &Daemon, terms: &Terms, peer: Option<&Peer>) -> Reply {
         daemon.refused.fetch_add(1, Ordering::Relaxed);
-        let uid = peer.map(|peer| peer.uid);
-        let failure = match (terms.admitted.is_private(), uid) {
-            (false, Some(uid)) => Failure::new(Kind::Refused, format!("uid {uid} may not use this socket"))
-                .with_hint(match self.post.section() {
-                    Some(section) => {
-                        format!("add to config.toml where the daemon runs: {section} peers = [{uid}]")
-                    }
-                    None => "run the step as root, or name a [[listener]] with its peers in config.toml"
-                        .to_owned(),
-                }),
-            _ => Failure::new(Kind::Refused, "this socket serves its owner only"),
+        let refused = |text: String| Failure::new(Kind::Refused, text);
+        let origin = terms.grant.proxy.as_ref().map(|proxy| &proxy.origin);
+        let failure = match (terms.admitted.is_private(), peer.map(|peer| peer.uid), origin) {
+            (true, _, _) | (_, None, _) | (_, _, None) => {
+                refused("this socket serves its owner only".to_owned())
+            }
+            (_, Some(UNKNOWN), Some(origin)) => {
+                let hint = origin.add("peers = [\"anyone\"]");
+                Failure { hint, ..refused("this kernel does not know who asks".to_owned()) }
+            }
+            (_, Some(uid), Some(origin)) => {
+                let root = "run the step as root, or name a [[listener]] with its peers in config.toml";
+                let hint = origin.add(&format!("peers = [{uid}]")).unwrap_or_else(|| root.to_owned());
+                refused(format!("uid {uid} may not use this socket")).with_hint(hint)
+            }
         };
         self.audit(daemon, peer, "any", "refused: not admitted");
         problem(&failure)
@@ -266,6 +255,24 @@ impl Routes {
     }
 }
 
+/// Holds a token back that is wider than the grant.
+fn narrowed(grant: &Grant, given: Given) -> Result<Given, Failure> {
+    if grant.unnarrowed || given.minted.token.narrowed {
+        return Ok(given);
+    }
+    let text = format!(
+        "no token leaves this socket: {} gives only tokens that can do all that its account can",
+        given.minted.source
+    );
+    let written = grant.proxy.as_ref().and_then(|proxy| match &proxy.origin {
+        Origin::Command => Some("open it with `valetkey docker args --tokens --unnarrowed`".to_owned()),
+        origin => origin.add("unnarrowed = true"),
+    });
+    let written = written.map(|written| format!(", or {written}")).unwrap_or_default();
+    let hint = format!("sign in with `valetkey login`, use a service account{written}");
+    Err(Failure::new(Kind::Refused, text).with_hint(hint))
+}
+
 /// The route of a request under a grant.
 fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
     if path.starts_with(PREFIX) {
@@ -276,6 +283,9 @@ fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
     }
     if path.starts_with(indexing::SIMPLE) && matches!(*method, Method::GET | Method::HEAD) {
         return grant.proxy.is_some().then_some(Route::Merged);
+    }
+    if path.starts_with(indexing::MERGED) && matches!(*method, Method::GET | Method::HEAD) {
+        return grant.proxy.is_some().then_some(Route::Several);
     }
     let route = match (method.as_str(), path) {
         ("POST", "/v1/credential") => Route::Credential(grant.credential?),
@@ -315,7 +325,9 @@ fn describe(daemon: &Daemon, grant: &Grant) -> serde_json::Value {
             proxy.repositories.listed().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
         json!({"access": proxy.access.word(), "hosts": proxy.hosts(&hosts), "repositories": listed})
     });
-    json!({"proxy": proxy, "credential": grant.credential.map(Access::word), "index": daemon.merged().is_some() && grant.proxy.is_some()})
+    // For whoever is granted nothing, and can ask for nothing that would be refused with a reason.
+    let remedy = grant.proxy.as_ref().and_then(|proxy| proxy.origin.list("LOCATION/PROJECT/REPOSITORY"));
+    json!({"proxy": proxy, "remedy": remedy, "credential": grant.credential.map(Access::word), "index": daemon.merged().is_some() && grant.proxy.is_some()})
 }
 
 /// The body of `GET /v1/status`. Its shape is documented in README.md and stable; it never holds a secret.

@@ -140,7 +140,10 @@ impl Shared {
         }
         let target = request.uri().path_and_query().map_or("", |target| target.as_str()).to_owned();
         if !PREFIXES.iter().any(|prefix| target.starts_with(prefix)) {
-            return sentence(StatusCode::NOT_FOUND, "valetkey serves /simple/, /index/ and /registry/ here");
+            return sentence(
+                StatusCode::NOT_FOUND,
+                "valetkey serves /simple/, /merged/, /index/ and /registry/ here",
+            );
         }
         self.courier.carry(plain_host(target), request, None).await
     }
@@ -229,6 +232,11 @@ fn strange(headers: &HeaderMap, own: &str) -> Option<&'static str> {
 
 /// A path with the port of its host written plainly. pip escapes the colon in the links of an index.
 fn plain_host(target: String) -> String {
+    if target.starts_with("/merged/")
+        && let Some((hosts, name)) = target.rsplit_once("/simple/")
+    {
+        return format!("{}/simple/{name}", hosts.replace("%3A", ":").replace("%3a", ":"));
+    }
     let mut parts = target.splitn(4, '/');
     let (Some(root), Some(place), Some(host), rest) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -253,7 +261,7 @@ fn host_agrees(headers: &HeaderMap, to: &Destination) -> bool {
 }
 
 /// What the daemon serves to a proxy grant.
-const PREFIXES: [&str; 3] = ["/simple/", "/index/", "/registry/"];
+const PREFIXES: [&str; 4] = ["/simple/", "/merged/", "/index/", "/registry/"];
 /// An installer that builds between two requests keeps its connection for that long.
 const HEADER_TIME: Duration = Duration::from_secs(75);
 const UPGRADE_TIME: Duration = Duration::from_secs(10);
@@ -298,6 +306,10 @@ mod tests {
             ("/index/localhost%3a8443/a", "/index/localhost:8443/a"),
             ("/registry/us-python.pkg.dev/a%3Ab", "/registry/us-python.pkg.dev/a%3Ab"),
             ("/simple/a%3Ab/", "/simple/a%3Ab/"),
+            (
+                "/merged/a.test%3A1/p/r/b.test%3a2/p/r/simple/x%3A/",
+                "/merged/a.test:1/p/r/b.test:2/p/r/simple/x%3A/",
+            ),
             ("/registry/", "/registry/"),
         ] {
             assert_eq!(plain_host(asked.to_owned()), made);

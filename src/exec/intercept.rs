@@ -16,8 +16,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{Request, Response, StatusCode, Uri};
 use rustls::ServerConfig;
@@ -175,7 +175,9 @@ pub(super) async fn serve(stream: Stream, config: Arc<ServerConfig>, to: Destina
             match target(&request, &to) {
                 Ok(target) => {
                     let asked = format!("https://{}{}", shown(&to), request.uri().path());
-                    courier.carry(target, request, Some(&asked)).await
+                    let mut reply = courier.carry(target, request, Some(&asked)).await;
+                    as_at_host(reply.headers_mut(), &to);
+                    reply
                 }
                 Err((status, text)) => sentence(status, text),
             }
@@ -201,6 +203,19 @@ fn target(request: &Request<Incoming>, to: &Destination) -> Result<String, (Stat
         ));
     }
     Ok(format!("/registry/{}{path}", shown(to)))
+}
+
+/// The daemon leads its own clients on to `/registry/HOST/PATH`. Who is on a connection to that host knows it as `/PATH`.
+fn as_at_host(headers: &mut HeaderMap, to: &Destination) {
+    let prefix = format!("/registry/{}", shown(to));
+    let path = headers
+        .get(LOCATION)
+        .and_then(|location| location.to_str().ok()?.strip_prefix(&prefix))
+        .filter(|path| path.starts_with('/'))
+        .and_then(|path| HeaderValue::from_str(path).ok());
+    if let Some(path) = path {
+        headers.insert(LOCATION, path);
+    }
 }
 
 /// A granted host as the daemon names it.
@@ -253,6 +268,22 @@ const MOST_TOLD: usize = 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_location_is_told_as_the_host_would() {
+        let to = Destination::parse("us-docker.pkg.dev:443").unwrap();
+        for (given, told) in [
+            ("/registry/us-docker.pkg.dev/artifacts-uploads/x?y=%2f#z", "/artifacts-uploads/x?y=%2f#z"),
+            ("/registry/us-docker.pkg.dev.evil.test/x", "/registry/us-docker.pkg.dev.evil.test/x"),
+            ("/registry/us-docker.pkg.dev", "/registry/us-docker.pkg.dev"),
+            ("https://storage.googleapis.com/x", "https://storage.googleapis.com/x"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOCATION, given.parse().unwrap());
+            as_at_host(&mut headers, &to);
+            assert_eq!(headers[LOCATION], told);
+        }
+    }
 
     #[test]
     fn what_is_about_one_connection_stays_on_it() {

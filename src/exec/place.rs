@@ -1,9 +1,11 @@
 //! The directory of one run: private, and in memory where there is a file system in memory, so that what a killed run
-//! leaves behind is in no layer of an image. It holds certificates and a link, and no secret.
+//! leaves behind is in no layer of an image. It holds certificates and a link, and no secret. The next run removes what
+//! killed ones have left.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access, statfs};
@@ -11,12 +13,16 @@ use tempfile::TempDir;
 
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
+use crate::paths::open_regular;
+use crate::sys;
 
 /// See the module. Goes with the value.
 #[derive(Debug)]
 pub struct Place {
     top: TempDir,
     in_memory: bool,
+    /// Locked as long as this run lives.
+    _lock: Option<File>,
 }
 
 impl Place {
@@ -32,7 +38,7 @@ impl Place {
         let volatile = candidates.iter().filter(|path| is_in_memory(path));
         for directory in volatile {
             if let Ok(top) = make(directory) {
-                return Ok(Self { top, in_memory: true });
+                return Ok(Self { _lock: hold(top.path()), top, in_memory: true });
             }
         }
         let temporary = environment.path("TMPDIR").filter(|path| path.is_absolute());
@@ -42,7 +48,7 @@ impl Place {
                 .with_cause(error)
                 .with_hint("make /dev/shm or /tmp writable")
         })?;
-        Ok(Self { top, in_memory: false })
+        Ok(Self { _lock: hold(top.path()), top, in_memory: false })
     }
 
     #[must_use]
@@ -86,9 +92,37 @@ impl Place {
 
 fn make(directory: &Path) -> io::Result<TempDir> {
     access(directory, Access::WRITE_OK | Access::EXEC_OK)?;
+    sweep(directory);
     let private = fs::Permissions::from_mode(0o700);
-    tempfile::Builder::new().prefix("valetkey-").permissions(private).tempdir_in(directory)
+    tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(directory)
 }
+
+/// Says that this run lives. The lock has its name only once it is held.
+fn hold(directory: &Path) -> Option<File> {
+    let new = directory.join(".new");
+    let file = File::create_new(&new).ok()?;
+    file.try_lock().ok()?;
+    fs::rename(new, directory.join(LOCK)).ok()?;
+    Some(file)
+}
+
+/// Removes what killed runs of this user have left: a directory like ours whose lock nobody holds.
+fn sweep(directory: &Path) {
+    let named = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| named(&entry.file_name())) {
+        let own = entry.metadata().is_ok_and(|data| data.is_dir() && data.uid() == sys::own_uid());
+        if own
+            && let Ok(lock) = open_regular(&entry.path().join(LOCK), true)
+            && lock.try_lock().is_ok()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+const PREFIX: &str = "valetkey-";
+const LOCK: &str = "run.lock";
 
 #[cfg(target_os = "linux")]
 fn is_in_memory(path: &Path) -> bool {
@@ -117,5 +151,24 @@ mod tests {
         let path = place.path().to_owned();
         drop(place);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_killed_runs_left_is_swept_and_nothing_else() {
+        let top = tempfile::tempdir().unwrap();
+        let living = make(top.path()).unwrap();
+        let lock = hold(living.path());
+        let killed = make(top.path()).unwrap().keep();
+        drop(hold(&killed));
+        let other = top.path().join("valetkey-1000");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("start.lock"), "").unwrap();
+        let link = top.path().join("valetkey-link");
+        symlink(&killed, &link).unwrap();
+        sweep(top.path());
+        assert!(living.path().exists() && other.exists() && link.is_symlink() && !killed.exists());
+        drop(lock);
+        sweep(top.path());
+        assert!(!living.path().exists());
     }
 }

@@ -16,6 +16,8 @@ const OLDER: [&str; 3] = [
 const AUTHORIZATION: &str = "https://accounts.google.com/o/oauth2/v2/auth";
 /// Where a refresh token is ended.
 const REVOCATION: &str = "https://oauth2.googleapis.com/revoke";
+/// Where repositories are asked about.
+const ARTIFACT_REGISTRY: &str = "https://artifactregistry.googleapis.com";
 /// What Google calls itself in an ID token.
 const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
 
@@ -57,6 +59,16 @@ impl Endpoints {
         match (&self.configured.revocation, &self.configured.token) {
             (Some(url), _) => Some(url),
             (None, None) => Some(REVOCATION),
+            (None, Some(_)) => None,
+        }
+    }
+
+    /// Where repositories are asked about: nowhere, where another server gives tokens and none is named for this.
+    #[must_use]
+    pub fn artifact_registry(&self) -> Option<&str> {
+        match (&self.configured.artifact_registry, &self.configured.token) {
+            (Some(url), _) => Some(url),
+            (None, None) => Some(ARTIFACT_REGISTRY),
             (None, Some(_)) => None,
         }
     }
@@ -103,6 +115,13 @@ mod tests {
         ] {
             assert!(!endpoints.admits(wrong), "{wrong}");
         }
+    }
+
+    #[test]
+    fn another_server_s_token_is_never_shown_to_google() {
+        assert_eq!(configured(None, None).artifact_registry(), Some(ARTIFACT_REGISTRY));
+        let corporate = configured(Some("https://oauth.corp.test/token"), None);
+        assert_eq!(corporate.artifact_registry(), None);
     }
 
     #[test]

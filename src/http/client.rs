@@ -5,6 +5,7 @@
 //! Roots are read when the first https request is made: neither a helper that asks the daemon nor an idle daemon
 //! pays for them.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -13,18 +14,20 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::http::request::Parts;
+use hyper::rt::{Read, Write};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::Verifier;
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+use tower_service::Service;
 
 use super::pool::Pool;
 use super::proxy::ProxyConnector;
@@ -152,7 +155,6 @@ struct Shared {
     connector: ProxyConnector,
     extra_ca: Option<PathBuf>,
     secure: OnceLock<Result<SecureConnector, String>>,
-    plain: OnceLock<Client<HttpConnector, Full<Bytes>>>,
     pool: Arc<Pool>,
     crowd: Crowd,
 }
@@ -165,8 +167,8 @@ impl HttpClient {
     #[must_use]
     pub fn new(environment: &Environment, extra_ca: Option<PathBuf>) -> Self {
         let connector = ProxyConnector::new(environment);
-        let (secure, plain, pool) = (OnceLock::new(), OnceLock::new(), Arc::default());
-        let shared = Shared { connector, extra_ca, secure, plain, pool, crowd: Crowd::default() };
+        let (secure, pool, crowd) = (OnceLock::new(), Arc::default(), Crowd::default());
+        let shared = Shared { connector, extra_ca, secure, pool, crowd };
         Self { shared: Arc::new(shared) }
     }
 
@@ -211,13 +213,9 @@ impl HttpClient {
             .header("metadata-flavor", "Google")
             .body(Full::default())
             .map_err(|_| HttpFault::Url(url.to_owned()))?;
-        let client = self.shared.plain.get_or_init(|| {
-            let mut connector = HttpConnector::new();
-            connector.set_connect_timeout(Some(Duration::from_secs(3)));
-            Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)
-        });
-        let host = host_of(request.uri());
-        finish(host, until, client.request(request)).await
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(Duration::from_secs(3)));
+        send(connector, request, until).await
     }
 
     /// The proxy on the way to a URL, for `doctor`.
@@ -226,11 +224,8 @@ impl HttpClient {
         self.shared.connector.proxy_for(&url.parse().ok()?)
     }
 
-    /// No connection is kept: asks are minutes apart.
     async fn send_secure(&self, request: Request<Full<Bytes>>, until: Instant) -> Result<Answer, HttpFault> {
-        let connector = self.secure_connector(request.uri())?;
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        finish(host_of(request.uri()), until, client.request(request)).await
+        send(self.secure_connector(request.uri())?, request, until).await
     }
 
     /// What opens connections to an origin, if the way there is one that can be gone.
@@ -275,35 +270,59 @@ impl Shared {
     }
 }
 
-/// Waits for head and body, all before the deadline.
-async fn finish(
-    host: String,
-    until: Instant,
-    response: hyper_util::client::legacy::ResponseFuture,
-) -> Result<Answer, HttpFault> {
+/// Connects, asks and waits for the whole answer, all before the deadline. The connection is not kept: asks are minutes
+/// apart.
+async fn send<C>(mut connector: C, request: Request<Full<Bytes>>, until: Instant) -> Result<Answer, HttpFault>
+where
+    C: Service<Uri, Response: Read + Write + Unpin + Send + 'static, Error: Into<Failure>>,
+{
     let start = Instant::now();
+    let (mut head, body) = request.into_parts();
+    let uri = to_origin_form(&mut head)?;
+    let host = host_of(&uri);
     let whole = async {
-        let response = response.await.map_err(|error| classify(&host, &error))?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                HttpFault::TooLarge { host: host.clone(), limit: LARGEST_BODY }
-            } else {
-                HttpFault::Broken { host: host.clone(), source: Opaque::of(error.as_ref()) }
-            }
-        })?;
-        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        let stream = connector.call(uri).await.map_err(|error| unconnected(&host, error.into().as_ref()))?;
+        let (mut sender, moving) = http1::handshake(stream).await.map_err(|error| broken(&host, &error))?;
+        let asked = async {
+            let response = sender.send_request(Request::from_parts(head, body)).await;
+            let (head, body) = response.map_err(|error| broken(&host, &error))?.into_parts();
+            let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    HttpFault::TooLarge { host: host.clone(), limit: LARGEST_BODY }
+                } else {
+                    broken(&host, error.as_ref())
+                }
+            })?;
+            Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        };
+        // The one that moves the bytes ends first where an answer says that it is the last; whoever asked hears of
+        // an error.
+        let moving = async {
+            let _ = moving.await;
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            answer = asked => answer,
+            never = moving => match never {},
+        }
     };
-    match tokio::time::timeout_at(until, whole).await {
+    match timeout_at(until, whole).await {
         Ok(answer) => answer,
         Err(_) => Err(HttpFault::Deadline { host: host.clone(), waited: start.elapsed() }),
     }
 }
 
-fn classify(host: &str, error: &hyper_util::client::legacy::Error) -> HttpFault {
-    if error.is_connect() {
-        return unconnected(host, error);
-    }
+/// Gives a request the form that servers are used to: a path, and the host beside it. Says where it goes.
+pub(super) fn to_origin_form(head: &mut Parts) -> Result<Uri, HttpFault> {
+    let uri = std::mem::take(&mut head.uri);
+    let authority = uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    let Some(Ok(authority)) = authority else { return Err(HttpFault::Url(host_of(&uri))) };
+    head.headers.insert(HOST, authority);
+    head.uri = uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
+    Ok(uri)
+}
+
+pub(super) fn broken(host: &str, error: &(dyn std::error::Error + 'static)) -> HttpFault {
     HttpFault::Broken { host: host.to_owned(), source: Opaque::of(error) }
 }
 
@@ -345,6 +364,8 @@ pub(super) fn host_of(uri: &Uri) -> String {
     let host = uri.host().unwrap_or_default();
     uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Tokens and error documents are a few kilobytes.
 const LARGEST_BODY: usize = 1 << 20;

@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::Builder;
-use hyper::header::{HOST, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout, timeout_at};
 use tower_service::Service;
 
 use super::body::{Body, Progress};
-use super::client::{HttpClient, HttpFault, Opaque, host_of, unconnected};
+use super::client::{HttpClient, HttpFault, broken, host_of, to_origin_form, unconnected};
 use super::patience::Patience;
 use super::pool::{Connection, Key, Pool};
 use super::wide::Filled;
@@ -38,15 +37,10 @@ impl HttpClient {
         token: Option<Fingerprint>,
     ) -> Result<Response<Download>, HttpFault> {
         let (mut head, body) = request.into_parts();
-        let uri = std::mem::take(&mut head.uri);
+        let uri = to_origin_form(&mut head)?;
         let host = host_of(&uri);
         let authority = uri.authority().filter(|_| uri.scheme_str() == Some("https"));
-        let authority = authority.ok_or_else(|| HttpFault::Url(host.clone()))?.as_str().to_owned();
-        let name = HeaderValue::from_str(&authority).map_err(|_| HttpFault::Url(host.clone()))?;
-        head.headers.insert(HOST, name);
-        // A request goes out in the form that servers are used to: a path, and the host beside it.
-        head.uri = uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
-
+        let authority = authority.ok_or_else(|| HttpFault::Url(host.clone()))?.to_string();
         let key = Key { authority, token };
         let repeatable = matches!(head.method, Method::GET | Method::HEAD) && body.is_end_stream();
         let progress = body.progress();
@@ -195,10 +189,6 @@ impl std::fmt::Debug for Download {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Download").field("host", &self.host).finish_non_exhaustive()
     }
-}
-
-fn broken(host: &str, error: &hyper::Error) -> HttpFault {
-    HttpFault::Broken { host: host.to_owned(), source: Opaque::of(error) }
 }
 
 const CONNECT: Duration = Duration::from_secs(10);

@@ -34,6 +34,9 @@ pub enum RedirectFault {
     /// Somebody else.
     #[error("{from} redirects to {to}, which is not allowed")]
     Foreign { from: String, to: String },
+    /// Its own host, and there a place that this request may not go to with its token.
+    #[error("{from} redirects to a place of its own that is not granted here")]
+    Beyond { from: String },
     /// It never ends.
     #[error("{from} redirects more than {MOST} times")]
     Endless { from: String },

@@ -5,6 +5,8 @@
 //! themselves. A grant is checked against what is read here, so a path is read in one way or not at all: a shape that
 //! is not known names no repository.
 
+use std::borrow::Cow;
+
 use super::{Format, Hosts, Registry, Rejection, google_format, is_plain};
 use crate::ask::Access;
 
@@ -48,6 +50,24 @@ pub fn repository_of_host(host: &str) -> Option<&str> {
 #[must_use]
 pub fn is_version_check(format: Format, path: &str) -> bool {
     format == Format::Docker && (path == "/v2/" || path == "/v2")
+}
+
+/// The key that signs the lists of packages, which everybody may read: of no repository, and wanted before there is any
+/// way to name a credential.
+#[must_use]
+pub fn is_public_key(format: Format, path: &str) -> bool {
+    matches!(format, Format::Apt | Format::Yum) && path == "/doc/repo-signing-key.gpg"
+}
+
+/// A host as it stands in a path of ours. pip escapes whatever it can in a link, and so the colon before a port.
+#[must_use]
+pub fn plain_host(host: &str) -> Cow<'_, str> {
+    match host.split_once("%3A").or_else(|| host.split_once("%3a")) {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Cow::Owned(format!("{name}:{port}"))
+        }
+        _ => Cow::Borrowed(host),
+    }
 }
 
 /// The repository in a path of a format.

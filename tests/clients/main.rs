@@ -7,6 +7,8 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 #![allow(clippy::disallowed_methods, reason = "the tests are told by the environment where the clients are")]
 
+#[path = "../harness/detour.rs"]
+mod detour;
 #[path = "../harness/harness.rs"]
 mod harness;
 #[path = "../harness/registry_daemon.rs"]
@@ -17,9 +19,11 @@ mod stand_in;
 mod arguments;
 mod client;
 mod clock;
+mod confusion;
 mod exec;
 mod pip;
 mod pip_mid_run;
 mod projects;
 mod real_names;
+mod served;
 mod uv;

@@ -1,7 +1,7 @@
 //! `docker build` and `buildah bud` with one mounted socket: what is installed, and what is not left behind.
 
 use super::buildah::Buildah;
-use super::engine::Engine;
+use super::engine::{Engine, Release};
 use super::harness::Sandbox;
 use super::scene::Scene;
 
@@ -41,35 +41,39 @@ fn pip_installs_in_buildah_and_no_token_is_inside() {
 
 #[test]
 fn another_repository_is_refused_and_the_line_that_would_grant_it_is_named() {
-    let Some(engine) = Engine::of(super::engine::Release::Installed) else { return };
+    let Some(engine) = Engine::of(Release::Installed) else { return };
     let (scene, flags) = Scene::new();
     engine.valetkey();
     scene.sandbox.google.add_package("acme", "other", "acme-other", "1.0.0", &[]);
+    scene.mint();
     let other = scene.sandbox.google.index_url("acme", "other");
     let text = dockerfile(engine.base(), &other, "").replace("acme-hello\n", "acme-other\n");
     let built = engine.build(&text, &[], &flags);
     assert_ne!(built.code, Some(0), "{}", built.log);
+    let line = format!("[build] repositories = [\"https://{}/acme/other\"]", scene.host());
+    assert!(built.log.contains(&line), "{}", built.log);
     Sandbox::wait_until("the refusal is in the log", || scene.sandbox.log().contains("is not granted here"));
+    scene.hunt_in(&built, engine.stores());
 }
 
 #[test]
 fn a_daemon_that_is_started_again_opens_the_same_socket() {
-    let Some(engine) = Engine::of(super::engine::Release::Installed) else { return };
+    let Some(engine) = Engine::of(Release::Installed) else { return };
     let (scene, flags) = Scene::new();
     engine.valetkey();
     scene.sandbox.stop();
     let _daemon = scene.serve();
     let text = dockerfile(engine.base(), &scene.sandbox.index(), "");
-    engine.build(&text, &[], &scene.flags).assert_success();
+    scene.build(engine, &text, &[], &scene.flags);
     assert_eq!(flags, scene.flags);
 }
 
 #[test]
 fn a_user_of_the_image_installs_as_root_does() {
-    let Some(engine) = Engine::of(super::engine::Release::Installed) else { return };
+    let Some(engine) = Engine::of(Release::Installed) else { return };
     let (scene, flags) = Scene::new();
     engine.valetkey();
     let before = "RUN useradd --create-home dev\nUSER dev\n";
     let text = dockerfile(engine.base(), &scene.sandbox.index(), before);
-    engine.build(&text, &[], &flags).assert_success();
+    scene.build(engine, &text, &[], &flags);
 }

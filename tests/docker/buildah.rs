@@ -16,6 +16,7 @@ use super::process::{run, run_together};
 pub(crate) struct Buildah {
     program: PathBuf,
     directory: PathBuf,
+    short: PathBuf,
     base: OnceLock<()>,
     small: OnceLock<()>,
     valetkey: OnceLock<()>,
@@ -36,11 +37,15 @@ impl Buildah {
         let program = prepared::find("installed/buildah")?;
         // Layers, as those of the engines, belong on a real file system.
         let directory = prepared::directory().join(format!("run-{}-buildah", std::process::id()));
-        fs::create_dir_all(&directory).expect("a directory");
-        let guard = Guard::start(&directory, &directory, None);
+        // podman takes no longer path than fifty bytes.
+        let short = std::env::temp_dir().join(format!("vk-engine-{}-b", std::process::id()));
+        for directory in [&directory, &short] {
+            fs::create_dir_all(directory).expect("a directory");
+        }
+        let guard = Guard::start(&short, &directory, None);
         fs::write(directory.join("policy.json"), ANY_IMAGE).expect("a file");
         let (base, small, valetkey) = Default::default();
-        Some(Self { program, directory, base, small, valetkey, _guard: guard })
+        Some(Self { program, directory, short, base, small, valetkey, _guard: guard })
     }
 
     pub(crate) fn version(&self) -> String {
@@ -54,10 +59,7 @@ impl Buildah {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", &self.directory)
             .env("TMPDIR", &self.directory)
-            .arg("--root")
-            .arg(self.directory.join("root"))
-            .arg("--runroot")
-            .arg(self.directory.join("run"))
+            .args(self.places())
             .args(arguments.iter().map(AsRef::as_ref));
         command
     }
@@ -152,7 +154,23 @@ impl Buildah {
         vec![Place::Path(self.directory.clone())]
     }
 
-    fn policy(&self) -> String {
+    /// The flags that say where images are.
+    pub(crate) fn places(&self) -> [String; 4] {
+        let text = |path: PathBuf| path.display().to_string();
+        let (root, run) = (text(self.directory.join("root")), text(self.short.join("run")));
+        ["--root".to_owned(), root, "--runroot".to_owned(), run]
+    }
+
+    /// On the same file system as the images.
+    pub(crate) fn temporary(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub(crate) fn policy(&self) -> String {
         self.directory.join("policy.json").display().to_string()
     }
 }

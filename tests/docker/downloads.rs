@@ -1,11 +1,10 @@
-//! Unchanged clients in builds: pip of three ages, uv with a lock file that names the registry, a plain download, and
-//! what is nobody's registry, which passes through untouched.
+//! Unchanged clients in builds: pip of several ages with the registry's own name, and what is nobody's registry, which
+//! passes through untouched.
 
 use std::path::{Path, PathBuf};
 
-use ring::digest::{SHA256, digest};
-
 use super::engine::{Building, Built, Engine, PATIENCE, Release};
+use super::machine::{Machine, PYTHON};
 use super::prepared;
 use super::process::{run, run_together};
 use super::scene::{Scene, step};
@@ -43,16 +42,17 @@ fn build_with(engine: &Engine, text: &str, files: &[&Path], flags: &[String]) ->
 
 fn pip_installs_in_a_build(name: &str) {
     let (Some(pip), Some(engine)) = (pip(name), Engine::of(Release::Installed)) else { return };
-    let (scene, flags) = Scene::without_network();
+    let Some(machine) = Machine::new() else { return };
     engine.valetkey();
+    let _daemon = machine.serve();
+    let flags = machine.flags(&["europe-west1/acme/private"]);
     let install =
         "valetkey exec -- python3 -m pip install --no-cache-dir --target /installed -r /requirements.txt";
     let text = format!(
-        "FROM {}\nRUN printf '%s\\n' '--index-url {}' acme-hello >/requirements.txt\n\
+        "FROM {}\nRUN printf '%s\\n' '--index-url https://{PYTHON}/acme/private/simple/' acme-hello >/requirements.txt\n\
          COPY pip /client/pip\nENV PYTHONPATH=/client\n{}\
          RUN python3 -m pip --version && PYTHONPATH=/installed python3 -c 'import acme_hello; print(acme_hello.MESSAGE)'\n",
         engine.base(),
-        scene.sandbox.index(),
         step(install)
     );
     let built = build_with(engine, &text, &[&pip], &flags);
@@ -61,7 +61,7 @@ fn pip_installs_in_a_build(name: &str) {
     if let Some(version) = name.strip_prefix("pip-").filter(|version| *version != "newest") {
         assert!(built.log.contains(&format!("pip {version} from /client/pip")), "{}", built.log);
     }
-    scene.hunt(&built, &engine.export(&built.image), engine.stores());
+    machine.scene.hunt(&built, &engine.export(&built.image), engine.stores());
 }
 
 #[test]
@@ -72,52 +72,6 @@ fn pip_20_3_4_installs_in_a_build() {
 #[test]
 fn pip_newest_installs_in_a_build() {
     pip_installs_in_a_build("pip-newest");
-}
-
-#[test]
-fn uv_installs_from_a_lock_file_in_a_build() {
-    let (Some(uv), Some(engine)) = (client("uv-newest/bin/uv"), Engine::of(Release::Installed)) else {
-        return;
-    };
-    let (scene, flags) = Scene::without_network();
-    engine.valetkey();
-    let google = &scene.sandbox.google;
-    let wheel = "acme_locked-1.0.0-py3-none-any.whl";
-    google.add_package("acme", "private", "acme-locked", "1.0.0", &[]);
-    let content = google.file("acme", "private", "acme-locked", wheel).unwrap();
-    let hash: Vec<_> = digest(&SHA256, &content).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let hash = hash.concat();
-    let index = scene.sandbox.index();
-    let file = index.replace("/simple/", &format!("/acme-locked/{wheel}"));
-    let project = format!(
-        "[project]\nname = \"app\"\nversion = \"0\"\nrequires-python = \">=3.9\"\ndependencies = [\"acme-locked\"]\n\n\
-         [tool.uv]\npackage = false\n\n[[tool.uv.index]]\nurl = \"{index}\"\ndefault = true\n"
-    );
-    let lock = format!(
-        "version = 1\nrevision = 3\nrequires-python = \">=3.9\"\n\n\
-         [[package]]\nname = \"acme-locked\"\nversion = \"1.0.0\"\nsource = {{ registry = \"{index}\" }}\n\
-         wheels = [\n    {{ url = \"{file}\", hash = \"sha256:{hash}\" }},\n]\n\n\
-         [[package]]\nname = \"app\"\nversion = \"0\"\nsource = {{ virtual = \".\" }}\n\
-         dependencies = [\n    {{ name = \"acme-locked\" }},\n]\n\n\
-         [package.metadata]\nrequires-dist = [{{ name = \"acme-locked\" }}]\n"
-    );
-    let sync = step("valetkey exec -- uv --no-cache sync --locked --no-python-downloads")
-        .replace("RUN ", "RUN --mount=type=bind,source=uv,target=/usr/bin/uv ");
-    let text = format!(
-        "FROM {}\nWORKDIR /app\nCOPY pyproject.toml uv.lock ./\n{sync}\
-         RUN .venv/bin/python -c 'import acme_locked; print(acme_locked.MESSAGE)'\n",
-        engine.base()
-    );
-    let top = tempfile::tempdir().unwrap();
-    let files = [("pyproject.toml", &project), ("uv.lock", &lock)].map(|(name, text)| {
-        let path = top.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    });
-    let built = build_with(engine, &text, &[&uv, &files[0], &files[1]], &flags);
-    built.assert_success();
-    assert!(built.log.contains("acme-locked 1.0.0"), "{}", built.log);
-    scene.hunt(&built, &engine.export(&built.image), engine.stores());
 }
 
 /// Another TLS server, which has nothing to do with the grant: the step speaks with it itself, end to end, and trusts it

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::guard::{Charge, Guard};
-use super::harness::Run;
 use super::harness::hunt::Place;
+use super::harness::{Run, Sandbox};
 use super::prepared;
 use super::process::{run, run_pipe, run_together};
 
@@ -24,9 +25,9 @@ use super::process::{run, run_pipe, run_together};
 pub(crate) enum Release {
     /// Debian's package on this machine: 20.10, the first with a BuildKit that has every mount, on Debian 12.
     Installed,
-    /// Debian 13's engine, with the newest client and buildx.
+    /// Debian 13's engine, client and buildx.
     Trixie,
-    /// The newest engine that Debian has.
+    /// The newest engine, client and buildx that Debian has.
     Sid,
 }
 
@@ -44,6 +45,7 @@ pub(crate) struct Engine {
     data: PathBuf,
     base: OnceLock<()>,
     small: OnceLock<()>,
+    tools: OnceLock<()>,
     valetkey: OnceLock<()>,
     _guard: Guard,
 }
@@ -76,10 +78,16 @@ impl Engine {
     /// Starts it on first use. `None` says why on standard error.
     pub(crate) fn of(release: Release) -> Option<&'static Self> {
         static ENGINES: [OnceLock<Option<Engine>>; 3] = [const { OnceLock::new() }; 3];
-        ENGINES[release as usize].get_or_init(|| Self::start(release)).as_ref()
+        ENGINES[release as usize].get_or_init(|| Self::start(release, false)).as_ref()
     }
 
-    fn start(release: Release) -> Option<Self> {
+    /// As [`Self::of`], with `--userns-remap`: root in a container has the uid [`REMAPPED`] outside.
+    pub(crate) fn remapped(release: Release) -> Option<&'static Self> {
+        static ENGINES: [OnceLock<Option<Engine>>; 3] = [const { OnceLock::new() }; 3];
+        ENGINES[release as usize].get_or_init(|| Self::start(release, true)).as_ref()
+    }
+
+    fn start(release: Release, remapped: bool) -> Option<Self> {
         if !prepared::is_root() {
             return None;
         }
@@ -89,19 +97,30 @@ impl Engine {
         }
         let (dockerd, client) = match release {
             Release::Installed => ("installed/dockerd", "installed/docker"),
-            Release::Trixie => ("trixie/usr/sbin/dockerd", "client/docker"),
+            Release::Trixie => ("trixie/usr/sbin/dockerd", "trixie/usr/bin/docker"),
             Release::Sid => ("sid/usr/sbin/dockerd", "client/docker"),
         };
         let (dockerd, client) = (prepared::find(dockerd)?, prepared::find(client)?);
-        let buildx = prepared::find("client/docker-buildx")?;
-        let name = format!("{}-{}", std::process::id(), release as u8);
+        let plugins = match release {
+            Release::Trixie => "trixie/usr/libexec/docker/cli-plugins",
+            _ => "client",
+        };
+        let plugins = [
+            prepared::find(&format!("{plugins}/docker-buildx"))?,
+            prepared::find(&format!("{plugins}/docker-compose"))?,
+        ];
+        let number = release as u8 + if remapped { 3 } else { 0 };
+        let name = format!("{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(format!("vk-engine-{name}"));
         let data = prepared::directory().join(format!("run-{name}"));
         fs::create_dir_all(directory.join("config/cli-plugins")).expect("a directory");
         fs::create_dir_all(&data).expect("a directory");
-        std::os::unix::fs::symlink(buildx, directory.join("config/cli-plugins/docker-buildx"))
-            .expect("a link");
-        let (bridge, address) = bridge(release);
+        for plugin in plugins {
+            let link = directory.join("config/cli-plugins").join(plugin.file_name().expect("a name"));
+            std::os::unix::fs::symlink(plugin, link).expect("a link");
+        }
+        let dockerd = if remapped { with_other_users(&directory, &dockerd) } else { dockerd };
+        let (bridge, address) = bridge(number);
         let charge = Charge { bridge: &bridge, address: &address, dockerd: &dockerd };
         let guard = Guard::start(&directory, &data, Some(charge));
         let mut engine = Self {
@@ -112,6 +131,7 @@ impl Engine {
             data,
             base: OnceLock::new(),
             small: OnceLock::new(),
+            tools: OnceLock::new(),
             valetkey: OnceLock::new(),
             _guard: guard,
         };
@@ -144,10 +164,33 @@ impl Engine {
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", self.directory.join("config"))
-            .env("DOCKER_CONFIG", self.directory.join("config"))
-            .env("DOCKER_HOST", format!("unix://{}", self.directory.join("docker.sock").display()))
-            .env("DOCKER_BUILDKIT", "1");
+            .envs(self.variables());
         command
+    }
+
+    /// A shell in a sandbox where `docker` is this engine's client and `valetkey` the static program, and both are on
+    /// PATH as on a person's machine.
+    pub(crate) fn shell(&self, sandbox: &Sandbox, script: &str) -> Command {
+        let docker = sandbox.path("bin/docker");
+        let _ = fs::remove_file(&docker);
+        std::os::unix::fs::symlink(&self.client, docker).expect("a link");
+        let mut command = shell(sandbox, script);
+        command.envs(self.variables());
+        command
+    }
+
+    pub(crate) fn client(&self) -> &Path {
+        &self.client
+    }
+
+    /// What its client has to know.
+    pub(crate) fn variables(&self) -> [(&'static str, String); 3] {
+        [
+            ("DOCKER_CONFIG", self.directory.join("config").display().to_string()),
+            ("DOCKER_HOST", format!("unix://{}", self.directory.join("docker.sock").display())),
+            // With which all build since 23.0.
+            ("DOCKER_BUILDKIT", "1".to_owned()),
+        ]
     }
 
     /// `docker run --rm` with these arguments.
@@ -198,6 +241,14 @@ impl Engine {
         SMALL
     }
 
+    /// What a step may mount, by this name: git, curl, Node with npm, poetry, pdm and uv.
+    #[track_caller]
+    pub(crate) fn tools(&self) -> Option<&'static str> {
+        let tar = prepared::find("tools.tar")?;
+        self.tools.get_or_init(|| self.import(&tar, TOOLS_IMAGE));
+        Some(TOOLS_IMAGE)
+    }
+
     #[track_caller]
     fn import(&self, tar: &Path, name: &str) {
         assert_success(&run(self.docker(&["import"]).arg(tar).arg(name), PATIENCE));
@@ -242,6 +293,19 @@ impl Engine {
     fn log(&self) -> String {
         fs::read_to_string(self.directory.join("dockerd.log")).unwrap_or_default()
     }
+}
+
+/// A shell in a sandbox, with the static `valetkey` on PATH before the system's programs.
+pub(crate) fn shell(sandbox: &Sandbox, script: &str) -> Command {
+    let program = prepared::static_program().expect("the static program");
+    for name in ["valetkey", "keyring"] {
+        let _ = fs::remove_file(sandbox.path("bin").join(name));
+        std::os::unix::fs::symlink(&program, sandbox.path("bin").join(name)).expect("a link");
+    }
+    let mut command = sandbox.command("/bin/sh");
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", sandbox.path("bin").display());
+    command.args(["-ec", script]).env("PATH", path);
+    command
 }
 
 /// A build that has not begun.
@@ -325,13 +389,34 @@ pub(crate) fn assert_success(run: &Run) {
 }
 
 /// A name of at most 15 bytes and an address of the range that is reserved for tests of networks.
-fn bridge(release: Release) -> (String, String) {
+fn bridge(number: u8) -> (String, String) {
     let process = std::process::id();
-    let net = process % 84 * 3 + release as u32;
-    (format!("vk{process}b{}", release as u8), format!("198.18.{net}.1"))
+    let net = process % 42 * 6 + u32::from(number);
+    (format!("vk{process}b{number}"), format!("198.18.{net}.1"))
 }
+
+/// An engine that remaps users by a table of its own in the place of the system's, which nobody else sees: it runs in
+/// a mount namespace for that.
+fn with_other_users(directory: &Path, dockerd: &Path) -> PathBuf {
+    let table = directory.join("subuid");
+    fs::write(&table, format!("daemon:{REMAPPED}:65536\n")).expect("a file");
+    let script = format!(
+        "#!/bin/sh\nexec unshare --mount sh -c 'mount --bind \"$0\" /etc/subuid && mount --bind \"$0\" /etc/subgid && \
+         exec \"$@\"' {} {} --userns-remap daemon \"$@\"\n",
+        table.display(),
+        dockerd.display()
+    );
+    let path = directory.join("dockerd");
+    fs::write(&path, script).expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+    path
+}
+
+/// The first uid of those that a remapped engine gives to containers.
+pub(crate) const REMAPPED: u32 = 200_000;
 
 const BASE: &str = "python-of-debian";
 const SMALL: &str = "busybox-of-debian";
+const TOOLS_IMAGE: &str = "tools-of-debian";
 /// For one command; the longest builds install things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);

@@ -1,6 +1,8 @@
 //! Steps that mean harm, as a stranger's `setup.py` may: with the mounted socket, and with the port of `exec`. What they
 //! use speaks the carrier by itself, and shares no code with ours.
 
+use flate2::{Compression, write::GzEncoder};
+
 use super::buildah::Buildah;
 use super::engine::{Built, Engine, Release};
 use super::scene::{SOCKET, Scene, args, buildah_step, repository, step, told_once};
@@ -8,6 +10,7 @@ use super::scene::{SOCKET, Scene, args, buildah_step, repository, step, told_onc
 const AGENT: &[u8] = include_bytes!("steps/agent.py");
 const PROBE: &[u8] = include_bytes!("steps/probe.py");
 const STREAMS: &[u8] = include_bytes!("steps/streams.py");
+const SETUP: &str = include_str!("steps/setup.py");
 const AUTHORITY: &[u8] = include_bytes!("steps/authority.py");
 
 const SCRIPTS: [(&str, &[u8]); 4] =
@@ -23,9 +26,8 @@ fn repositories_that_are_not_granted(scene: &Scene) {
 #[track_caller]
 fn assert_refused(scene: &Scene, built: &Built) {
     let host = scene.host();
-    let line = |project: &str, name: &str| {
-        format!("add to config.toml: [build] repositories = [\\\"https://{host}/{project}/{name}\\\"]")
-    };
+    let line =
+        |project: &str, name: &str| format!("run `valetkey docker args https://{host}/{project}/{name}`");
     for way in ["agent", "port"] {
         let says = |name: &str, statuses: &[&str], text: &str| {
             let answer = told_once(built, &format!("{way} {name}"));
@@ -64,31 +66,46 @@ fn assert_refused(scene: &Scene, built: &Built) {
     assert!(scene.sandbox.log().contains("is not granted here"));
 }
 
-fn probes(base: &str, run: &dyn Fn(&str) -> String, host: &str, index: &str) -> String {
-    let probe = run(&format!("valetkey exec -- python3 /steps/probe.py {host}"));
+/// The probes are the `setup.py` of a package in the private index, which pip builds.
+fn probes(scene: &Scene, base: &str, run: &dyn Fn(&str) -> String) -> String {
+    let (host, index) = (scene.host(), scene.sandbox.index());
+    let package = "evil-package-1.0";
+    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::none()));
+    for (name, content) in [("PKG-INFO", "Name: evil-package\nVersion: 1.0\n"), ("setup.py", SETUP)] {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, format!("{package}/{name}"), content.as_bytes()).unwrap();
+    }
+    let archive = archive.into_inner().unwrap().finish().unwrap();
+    let google = &scene.sandbox.google;
+    google.add_file("acme", "private", "evil-package", &format!("{package}.tar.gz"), archive);
+    let pip = format!("pip install --no-cache-dir --break-system-packages --index-url {index}");
+    // Without isolation, since setuptools is not in this index; and with what the build prints.
+    let probe =
+        run(&format!("valetkey exec -- env REGISTRY={host} {pip} --no-build-isolation -v evil-package"));
     // The daemon lives on.
-    let pip = format!("pip install --no-cache-dir --break-system-packages --index-url {index} acme-hello");
-    let install = run(&format!("valetkey exec -- {pip}"));
+    let install = run(&format!("valetkey exec -- {pip} acme-hello"));
     format!("FROM {base}\nCOPY *.py /steps/\n{probe}{install}")
 }
 
 #[test]
-fn a_step_is_given_nothing_but_its_repository() {
+fn a_setup_py_is_given_nothing_but_its_repository() {
     let Some(engine) = Engine::of(Release::Installed) else { return };
     let (scene, flags) = Scene::without_network();
     engine.valetkey();
     repositories_that_are_not_granted(&scene);
-    let text = probes(engine.base(), &step, &scene.host(), &scene.sandbox.index());
+    let text = probes(&scene, engine.base(), &step);
     assert_refused(&scene, &scene.build(engine, &text, &SCRIPTS, &flags));
 }
 
 #[test]
-fn a_step_of_buildah_is_given_nothing_but_its_repository() {
+fn a_setup_py_in_buildah_is_given_nothing_but_its_repository() {
     let Some(buildah) = Buildah::find() else { return };
     let (scene, flags) = Scene::new();
     repositories_that_are_not_granted(&scene);
     let run = |command: &str| buildah_step(buildah, command);
-    let text = probes(buildah.base(), &run, &scene.host(), &scene.sandbox.index());
+    let text = probes(&scene, buildah.base(), &run);
     let built = buildah.build(&text, &SCRIPTS, &flags);
     built.assert_success();
     assert_refused(&scene, &built);
@@ -116,7 +133,7 @@ fn streams_cannot_be_guessed_and_a_thousand_of_them_stop_nobody_else() {
     let built = scene.build(engine, &text, &SCRIPTS, &flags);
     let held: Vec<usize> =
         told_once(&built, "held").split(' ').map(|number| number.parse().unwrap()).collect();
-    assert!((1..=192).contains(&held[0]) && held[0] + held[1] == 1000, "{held:?}");
+    assert!((1..=412).contains(&held[0]) && held[0] + held[1] == 1000, "{held:?}");
     for name in ["other build", "afterwards"] {
         assert!(told_once(&built, name).starts_with("200 "), "{name}: {}", built.log);
     }
@@ -169,7 +186,7 @@ fn two_builds_at_once_get_each_its_own_repository_and_not_the_other_s() {
                 let script = format!("valetkey exec -- sh -c '{good} && ! {bad}'");
                 let text = format!("FROM {}\n{}", engine.small(), step(&script));
                 let built = scene.build(engine, &text, &[], &flags);
-                let line = format!("[build] repositories = [\"https://{}/acme/{foreign}\"]", scene.host());
+                let line = format!("run `valetkey docker args https://{}/acme/{foreign}`", scene.host());
                 assert!(built.log.contains(&line), "{}", built.log);
                 assert!(built.log.contains(&format!("{}-1", package.replace('-', "_"))), "{}", built.log);
             });
@@ -189,7 +206,7 @@ fn a_refusal_in_a_build_names_the_line_to_pip_s_user() {
         format!("FROM {}\n{}", buildah.base(), buildah_step(buildah, &format!("valetkey exec -- {pip}")));
     let built = buildah.build(&text, &[], &flags);
     assert_ne!(built.code, Some(0), "{}", built.log);
-    let line = format!("[build] repositories = [\"https://{}/acme/other\"]", scene.host());
+    let line = format!("run `valetkey docker args https://{}/acme/other`", scene.host());
     assert!(built.log.contains(&line), "{}", built.log);
     scene.hunt_in(&built, buildah.stores());
 }

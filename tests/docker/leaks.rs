@@ -1,13 +1,17 @@
 //! The leak hunt finds what is there: each place and each form, planted, and the two ways in which people give a
 //! token to pip in a build today.
 
+use std::os::unix::fs::MetadataExt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::buildah::Buildah;
 use super::engine::{Built, Engine, Exported, Release};
 use super::harness::Sandbox;
-use super::harness::hunt::{Place, hunt};
+use super::harness::hunt::{Place, hunt, hunt_since};
+use super::machine::{Machine, PYTHON};
+use super::scene::{args, step};
 
 /// Looks like one, and is worth nothing.
 fn secret() -> String {
@@ -146,6 +150,55 @@ fn a_token_in_a_build_argument_is_found_and_one_in_a_mounted_file_leaves_nothing
         let found = hunt(&places, &sandbox.google.secrets());
         assert_eq!(!found.is_empty(), leaks, "{found:?}");
     }
+}
+
+#[test]
+fn what_was_written_since_a_secret_came_to_be_is_searched_for_it() {
+    let (secret, directory) = (secret(), tempfile::tempdir().unwrap());
+    std::fs::write(directory.path().join("file"), &secret).unwrap();
+    let written = directory.path().join("file").metadata().unwrap().ctime();
+    let found = |since| hunt_since(since, &[Place::Path(directory.path().to_owned())], &[&secret]).len();
+    assert_eq!([found(written - 60), found(written), found(written + 60)], [1, 1, 0]);
+}
+
+/// The two ways in which a token is in a step, because somebody wanted it there: none of it stays.
+#[test]
+fn a_token_that_was_let_into_a_step_is_nowhere_afterwards() {
+    let (Some(engine), Some(machine)) = (Engine::of(Release::Installed), Machine::new()) else { return };
+    engine.valetkey();
+    let _daemon = machine.serve_with_key();
+    let sandbox = &machine.scene.sandbox;
+    let index = format!("https://{PYTHON}/acme/private/simple/");
+    let get = format!("keyring get {index} oauth2accesstoken");
+    let none = ["--network", "none"].map(str::to_owned);
+
+    let flags = args(sandbox, &["--tokens", "europe-west1/acme/private"]);
+    let pip = format!("pip install --no-cache-dir --break-system-packages --index-url {index} acme-hello");
+    let exec = step(&format!("valetkey exec -- sh -c '{get} | wc -c && {pip}'"));
+    let text = format!("FROM {}\n{exec}", engine.base());
+    let built = machine.scene.build(engine, &text, &[], &[flags, none.to_vec()].concat());
+    assert!(
+        built.log.contains("Successfully installed acme-greeting-1.0.0 acme-hello-1.0.0"),
+        "{}",
+        built.log
+    );
+
+    let mut command = sandbox.valetkey();
+    let token = sandbox.run(command.args(["token", "--format", "json"]));
+    assert_eq!(token.code, Some(0), "{token:?}");
+    let file = sandbox.write("home/token.json", &token.stdout);
+    let flags = vec!["--secret".to_owned(), format!("id=valetkey,src={}", file.display())];
+    let text = format!(
+        "FROM {}\nRUN --mount=type=secret,id=valetkey \
+         --mount=from=valetkey,source=/keyring,target=/usr/local/sbin/keyring \
+         echo \"<length> $({get} | wc -c)\"\n",
+        engine.base()
+    );
+    let built = machine.scene.build(engine, &text, &[], &[flags, none.to_vec()].concat());
+    // The line break is keyring's.
+    let length =
+        sandbox.google.secrets().iter().find(|secret| secret.starts_with("ya29.")).unwrap().len() + 1;
+    assert!(built.log.contains(&format!("<length> {length}")), "{}", built.log);
 }
 
 /// A hunt must be affordable after each build.

@@ -17,9 +17,12 @@ pub(crate) fn find(below: &str) -> Option<PathBuf> {
     None
 }
 
-/// Engines keep their layers below it: a temporary directory may be memory, or too small.
+/// Engines keep their layers below it: a temporary directory may be memory, or too small. Without links, as the kernel's
+/// list of mounts has it, by which the guard tidies up.
 pub(crate) fn directory() -> PathBuf {
-    std::env::var_os("VALETKEY_TEST_ENGINES").map_or_else(|| root().join("target/engines"), PathBuf::from)
+    let named = std::env::var_os("VALETKEY_TEST_ENGINES");
+    let directory = named.map_or_else(|| root().join("target/engines"), PathBuf::from);
+    directory.canonicalize().unwrap_or(directory)
 }
 
 /// A small file system in Alpine's layout, as a tar: busybox under all its names, a user database, no C library. What

@@ -79,6 +79,12 @@ impl Sandbox {
         self.write(CONFIGURATION, &text);
     }
 
+    /// Adds a line to the endpoints of a configuration that was written before.
+    pub fn configure_endpoint(&self, line: &str) {
+        let text = fs::read_to_string(self.path(CONFIGURATION)).expect("a configuration");
+        self.write(CONFIGURATION, &text.replacen("[endpoints]\n", &format!("[endpoints]\n{line}\n"), 1));
+    }
+
     /// As [`Sandbox::configure`], with all that a login needs: every endpoint, and a desktop client of its own.
     pub fn configure_login(&self, more: &str) -> OAuthClient {
         let (ca, origin, port) = (self.path("ca.pem"), self.google.origin(), self.google.port());
@@ -353,6 +359,6 @@ fn is_alive(socket: &Path) -> bool {
 pub const VALETKEY: &str = env!("CARGO_BIN_EXE_valetkey");
 /// Where logins are kept on a machine without a keychain, below the sandbox's directory.
 pub const VAULT: &str = "home/.local/state/valetkey/logins";
-const CONFIGURATION: &str = "home/.config/valetkey/config.toml";
+pub const CONFIGURATION: &str = "home/.config/valetkey/config.toml";
 /// Where gcloud writes its sign-in, below the sandbox's directory.
 pub const ADC: &str = "home/.config/gcloud/application_default_credentials.json";

@@ -384,7 +384,9 @@ fn no_private_key_is_in_a_file_and_nothing_is_left() {
     let place = held.place.clone();
     let files: Vec<_> = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!files.is_empty());
-    for file in files.iter().filter(|file| file.is_file()) {
+    // What says that the run lives is empty.
+    for file in files.iter().filter(|file| file.metadata().is_ok_and(|data| data.is_file() && data.len() > 0))
+    {
         let text = fs::read_to_string(file).unwrap();
         assert!(text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE"), "{}", file.display());
     }
@@ -403,7 +405,10 @@ fn no_private_key_is_in_a_file_and_nothing_is_left() {
     for pid in orphan {
         let _ = kill_process(pid, Signal::KILL);
     }
-    fs::remove_dir_all(place).unwrap();
+    // The next run takes it away, and not that of one that lives.
+    let living = Held::start(&sandbox, &daemon);
+    assert_eq!(shell(&sandbox, &daemon, "exit 7").code, Some(7));
+    assert!(!place.exists() && living.place.exists());
 }
 
 #[test]
@@ -496,7 +501,13 @@ fn one_index_for_every_installer() {
     let path = format!("/index/{}/acme/private/simple/\n", daemon.host());
     assert!(run.stdout.ends_with(&path), "{run:?}");
     let run = sandbox.run(&mut exec(&sandbox, &daemon, ["--index", "https://x.test/a/b/", "--", "true"]));
+    assert!(run.code == Some(1) && run.stderr.contains("grants no repository of x.test"), "{run:?}");
+    let run = sandbox.run(&mut exec(&sandbox, &daemon, ["--index", "https://x.test/a/", "--", "true"]));
     assert_eq!(run.code, Some(2), "{run:?}");
+    // Of a registry that the configuration here does not name.
+    let mut elsewhere = exec(&sandbox, &daemon, ["--index", &one, "--", "sh", "-c", "echo $PIP_INDEX_URL"]);
+    let run = sandbox.run(elsewhere.env("HOME", sandbox.path("tmp")));
+    assert!(run.stdout.ends_with(&path), "{run:?}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use valetkey::daemon::post::{Carrier, Post, Purpose};
 use valetkey::daemon::terms::{Admitted, Terms};
 use valetkey::daemon::{Bound, Daemon, Loaded, Socket, StartedBy, run};
 use valetkey::environment::Environment;
-use valetkey::grant::{Grant, Pattern, ProxyGrant, Repositories};
+use valetkey::grant::{Grant, Origin, Pattern, ProxyGrant, Repositories};
 use valetkey::paths::Paths;
 use valetkey::registry::Hosts;
 
@@ -55,7 +55,7 @@ impl<'a> Served<'a> {
             };
             Pattern::parse(&text, &hosts).unwrap()
         });
-        let proxy = ProxyGrant { access, repositories: Repositories::Listed(patterns.collect()) };
+        let proxy = ProxyGrant::new(access, Repositories::Listed(patterns.collect()), Origin::Build);
         let grant = Grant { proxy: Some(proxy), ..Grant::nothing() };
         let socket = sandbox.path("run/narrow.sock");
         let terms = Terms { grant, admitted: Admitted::owner() };

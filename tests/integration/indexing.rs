@@ -107,6 +107,28 @@ fn an_upload_below_the_index_is_the_registrys_and_needs_the_grant_to_write() {
     assert_eq!(sandbox.google.registry_requests().pop().unwrap().method, "POST");
 }
 
+/// pipenv doubles the slash behind an index, and pip escapes the colon in what the page's links lead to.
+#[test]
+fn a_slash_too_many_and_an_escaped_colon_lead_to_the_same_place() {
+    let sandbox = Sandbox::new();
+    configure(&sandbox, None, "", "");
+    let _daemon = setting(&sandbox);
+    let one = index(&sandbox, "/acme/private/simple//acme-hello/");
+    for path in [one.as_str(), &one.replace("localhost:", "localhost%3A"), "/simple//acme-hello/"] {
+        let page = get(&sandbox, path);
+        assert_eq!((page.status, page.whole), (200, true), "{path}: {page:?}");
+        for colon in [":", "%3A", "%3a"] {
+            let file = followed(path, &links(&page)[0]).replace("localhost:", &format!("localhost{colon}"));
+            assert!(file.contains(&format!("localhost{colon}")), "{file}");
+            assert_eq!(get(&sandbox, &file).status, 200, "{path}: {file}");
+        }
+    }
+    // Where nothing is put right there is nothing at such a path.
+    assert_eq!(get(&sandbox, &one.replace("/index/", "/registry/")).status, 404);
+    assert_eq!(get(&sandbox, "/simple///acme-hello/").status, 404);
+    assert_eq!(get(&sandbox, "/simple//").status, 404);
+}
+
 #[test]
 fn statuses_pass_and_conditions_do_not() {
     let sandbox = Sandbox::new();
@@ -117,6 +139,7 @@ fn statuses_pass_and_conditions_do_not() {
         Fault::Headers(vec![
             ("etag", "\"a\""),
             ("last-modified", "Sat, 01 Jan 2000 00:00:00 GMT"),
+            ("x-goog-hash", "md5=AAAA"),
             ("x-kept", "1"),
         ]),
     );
@@ -125,7 +148,9 @@ fn statuses_pass_and_conditions_do_not() {
     );
     let page = Answer::read(&exchange(&sandbox, request.as_bytes()), false);
     assert_eq!((page.status, page.header("x-kept")), (200, Some("1")), "{page:?}");
-    assert_eq!((page.header("etag"), page.header("last-modified")), (None, None));
+    for name in ["etag", "last-modified", "x-goog-hash"] {
+        assert_eq!(page.header(name), None);
+    }
     let seen = sandbox.google.registry_requests().pop().unwrap();
     assert_eq!((seen.header("if-none-match"), seen.header("accept-encoding")), (None, Some("identity")));
 
@@ -388,4 +413,45 @@ fn a_broken_index_in_the_configuration_is_told_and_a_good_one_is_read_again() {
 fn reload(sandbox: &Sandbox) -> Answer {
     let request = b"POST /v1/reload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     Answer::read(&exchange(sandbox, request), false)
+}
+
+#[test]
+fn several_repositories_are_one_index_in_their_order_and_no_other() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    for (repository, name) in [("first", "one"), ("first", "both"), ("second", "two"), ("second", "both")] {
+        sandbox.google.add_package("acme", repository, name, "1.0", &[]);
+    }
+    sandbox.google.add_package("acme", "third", "three", "1.0", &[]);
+    let _daemon = sandbox.serve();
+    let run = |repositories: &[&str], names: &str| {
+        let mut command = sandbox.valetkey();
+        command.args(["exec", "--index"]);
+        for repository in repositories {
+            command.arg(format!("https://localhost:{}/acme/{repository}", sandbox.google.port()));
+        }
+        let script =
+            format!("for name in {names}; do curl -sS -w ' %{{http_code}}\\n' $PIP_INDEX_URL$name/; done");
+        sandbox.run(command.args(["--", "sh", "-c", &script]).env("PATH", "/usr/bin:/bin"))
+    };
+    let both = ["first", "second"];
+    // The second is known once it has answered with a page.
+    let out = run(&both, "one two both three");
+    let codes: Vec<_> = out.stdout.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+    let codes: Vec<_> =
+        codes.into_iter().filter(|word| word.len() == 3 && word.parse::<u16>().is_ok()).collect();
+    assert_eq!(codes, ["200", "200", "200", "404"], "{out:?}");
+    let count = |text: &str| out.stdout.matches(text).count();
+    assert!(count("/acme/first/both/") > 0 && count("/acme/second/two/") > 0, "{out:?}");
+    assert_eq!(count("/acme/second/both/"), 0, "{out:?}");
+    // One that is not there lets nothing go on to the next.
+    let out = run(&["missing", "second"], "two");
+    assert!(!out.stdout.contains("200") && !out.stdout.contains("/acme/second/"), "{out:?}");
+    // What is not granted is not merged.
+    assert!(get(&sandbox, "/merged/evil.test/acme/first/simple/one/").status >= 400);
+    for path in
+        ["/merged/simple/one/", "/merged/a/b/simple/one/", "/merged/a/b/c/one/", "/merged//b/c/simple/one/"]
+    {
+        assert_eq!(get(&sandbox, path).status, 404, "{path}");
+    }
 }

@@ -7,20 +7,23 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use valetkey::carrier::agent::exchange_once;
 
-use super::harness::{Run, Sandbox, VALETKEY, is_ci};
+use super::harness::{CONFIGURATION, Run, Sandbox, VALETKEY, is_ci};
+use super::login::{LIST, SignIn, assert_not_signed_in, follow, logins};
+use super::stand_in::Consent;
 use super::{assert_given, assert_refused};
 
-const NOBODY: u32 = 65_534;
+pub(super) const NOBODY: u32 = 65_534;
 
-fn container(sandbox: &Sandbox) -> PathBuf {
+pub(super) fn container(sandbox: &Sandbox) -> PathBuf {
     sandbox.runtime().join("container/valetkey.sock")
 }
 
-fn build(sandbox: &Sandbox) -> PathBuf {
+pub(super) fn build(sandbox: &Sandbox) -> PathBuf {
     sandbox.runtime().join("build.sock")
 }
 
@@ -28,11 +31,16 @@ fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
 }
 
-fn message(method: &str, path: &str, headers: &str, body: &str) -> String {
+pub(super) fn message(method: &str, path: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
         "{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
     )
+}
+
+/// A command where the socket for builds is mounted, and no daemon of one's own is.
+fn in_step<'a>(sandbox: &Sandbox, command: &'a mut Command) -> &'a mut Command {
+    command.env("SSH_AUTH_SOCK", build(sandbox)).env("XDG_RUNTIME_DIR", sandbox.path("tmp"))
 }
 
 /// Status and body.
@@ -42,38 +50,38 @@ fn split(reply: &[u8]) -> (u16, String) {
     (status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
-fn on_stream(mut stream: impl Read + Write, message: &str) -> (u16, String) {
+pub(super) fn on_stream(mut stream: impl Read + Write, message: &str) -> (u16, String) {
     let _ = stream.write_all(message.as_bytes());
     let mut reply = Vec::new();
     let _ = stream.read_to_end(&mut reply);
     split(&reply)
 }
 
-fn unix(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
+pub(super) fn unix(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
     let message = message(method, path, "host: x\r\n", body);
     on_stream(UnixStream::connect(socket).unwrap(), &message)
 }
 
-fn agent(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
+pub(super) fn agent(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
     let message = message(method, path, "host: x\r\n", body);
     let until = Instant::now() + Duration::from_secs(9);
     split(&exchange_once(socket, message.as_bytes(), until).unwrap())
 }
 
-fn page(sandbox: &Sandbox, repository: &str) -> String {
+pub(super) fn page(sandbox: &Sandbox, repository: &str) -> String {
     format!("/registry/localhost:{}/{repository}/simple/hello/", sandbox.google.port())
 }
 
 /// The configuration's word for a repository of the stand-in.
-fn repository(sandbox: &Sandbox, name: &str) -> String {
+pub(super) fn repository(sandbox: &Sandbox, name: &str) -> String {
     format!("https://localhost:{}/{name}", sandbox.google.port())
 }
 
-fn question(sandbox: &Sandbox, access: &str) -> String {
+pub(super) fn question(sandbox: &Sandbox, access: &str) -> String {
     format!(r#"{{"url":"{}","access":"{access}"}}"#, sandbox.index())
 }
 
-fn with_package() -> Sandbox {
+pub(super) fn with_package() -> Sandbox {
     let sandbox = Sandbox::new();
     for repository in ["private", "other"] {
         sandbox.google.add_package("acme", repository, "hello", "1.0", &[]);
@@ -81,7 +89,7 @@ fn with_package() -> Sandbox {
     sandbox
 }
 
-fn is_root(test: &str) -> bool {
+pub(super) fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     assert!(root || !is_ci(), "CI runs this as root");
     if !root {
@@ -119,7 +127,7 @@ fn builds_and_containers_have_sockets_that_give_nothing_by_themselves() {
         assert_eq!(agent(&build(&sandbox), method, path, &body).0, 404, "{method} {path}");
     }
     assert!(sandbox.google.token_requests().is_empty());
-    let run = sandbox.run(sandbox.get().env("SSH_AUTH_SOCK", build(&sandbox)));
+    let run = sandbox.run(in_step(&sandbox, &mut sandbox.get()));
     assert_refused(&run, "nothing at this path");
 }
 
@@ -186,7 +194,7 @@ fn tokens_leave_only_where_somebody_wrote_so_and_no_wider_than_that() {
     }
     let scopes: Vec<_> = sandbox.google.token_requests().into_iter().filter_map(|it| it.scope).collect();
     assert!(scopes.iter().all(|scope| scope.ends_with("cloud-platform.read-only")), "{scopes:?}");
-    assert_given(&sandbox.run(sandbox.get().env("SSH_AUTH_SOCK", build(&sandbox))));
+    assert_given(&sandbox.run(in_step(&sandbox, &mut sandbox.get())));
     let named = format!(r#"{{"url":"{}","source":{{"kind":"file","path":"/k.json"}}}}"#, sandbox.index());
     assert_eq!(unix(&container(&sandbox), "POST", "/v1/credential", &named).0, 403);
 }
@@ -200,10 +208,7 @@ fn a_token_that_cannot_be_narrowed_stays_unless_the_grant_says_so() {
     let body = question(&sandbox, "read");
     let (status, answer) = unix(&container(&sandbox), "POST", "/v1/credential", &body);
     assert!(status == 403 && answer.contains("[build] unnarrowed = true"), "{status} {answer}");
-    assert_refused(
-        &sandbox.run(sandbox.get().env("SSH_AUTH_SOCK", build(&sandbox))),
-        "no token leaves this socket",
-    );
+    assert_refused(&sandbox.run(in_step(&sandbox, &mut sandbox.get())), "no token leaves this socket");
     assert_given(&sandbox.run(&mut sandbox.get()));
     sandbox.configure("[build]\ntokens = true\nunnarrowed = true\n");
     assert_eq!(sandbox.run(sandbox.valetkey().arg("reload")).code, Some(0));
@@ -237,7 +242,8 @@ fn other_users_are_served_once_they_are_listed() {
     };
     let run = ask();
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
-    assert!(run.stderr.contains("[[listener]] peers = [65534]"), "{run:?}");
+    let line = format!("add to the [[listener]] at {}:", sandbox.path(CONFIGURATION).display());
+    assert!(run.stderr.contains(&line) && run.stderr.contains("peers = [65534]"), "{run:?}");
     for peers in ["peers = [65534]", "peers = [\"60000-65534\"]"] {
         configure(peers);
         assert_eq!(sandbox.run(sandbox.valetkey().arg("reload")).code, Some(0));
@@ -279,7 +285,7 @@ fn a_port_answers_no_web_page_and_no_proxy() {
 }
 
 /// The socket that `docker args` printed.
-fn opened(run: &Run) -> PathBuf {
+pub(super) fn opened(run: &Run) -> PathBuf {
     assert_eq!(run.code, Some(0), "{run:?}");
     let word = run.stdout.split_whitespace().find_map(|word| word.strip_prefix("valetkey="));
     PathBuf::from(word.unwrap_or_else(|| panic!("{run:?}")))
@@ -316,7 +322,8 @@ fn docker_args_opens_a_socket_that_outlives_the_daemon_and_ends_in_time() {
     let short = opened(&args(&[&granted, "--for", "1s"]));
     Sandbox::wait_until("the short one is gone", || !short.exists());
     assert!(socket.exists());
-    assert!(!fs::read_to_string(list).unwrap().contains(short.file_name().unwrap().to_str().unwrap()));
+    let name = short.file_name().unwrap().to_str().unwrap();
+    Sandbox::wait_until("it is forgotten", || !fs::read_to_string(&list).unwrap().contains(name));
 }
 
 #[test]
@@ -352,10 +359,16 @@ fn sockets_for_builds_are_bounded() {
 }
 
 /// Runs a script with a file of its own at a place that tests cannot share.
-fn with_file(sandbox: &Sandbox, directory: &str, name: &str, text: &str, script: &str) -> Option<Run> {
+pub(super) fn with_file(
+    sandbox: &Sandbox,
+    directory: &str,
+    name: &str,
+    text: &str,
+    script: &str,
+) -> Option<Run> {
     let file = sandbox.write("tmp/mounted", text);
     let script = format!(
-        "mkdir -p {directory}; mount -t tmpfs -o mode=755 tmpfs {directory} || exit 77\n\
+        "mkdir -p {directory}; mount -t tmpfs -o mode=755,size=1m tmpfs {directory} || exit 77\n\
          cp {} {directory}/{name}; {script}",
         file.display()
     );
@@ -403,6 +416,37 @@ fn a_policy_names_the_one_client_to_sign_in_with() {
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
     assert!(run.stderr.contains(&format!("does not allow the OAuth client {}", client.id)), "{run:?}");
     assert!(!run.stderr.contains("http"), "nobody is sent to a browser: {run:?}");
+}
+
+#[test]
+fn a_policy_decides_who_may_sign_in() {
+    if !is_root("a_policy_decides_who_may_sign_in") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.configure_login("");
+    let policy = sandbox.write("tmp/policy", "account_domains = [\"corp.example\"]");
+    let script = format!(
+        "mkdir -p /etc/valetkey; mount -t tmpfs -o mode=755 tmpfs /etc/valetkey || exit 77\n\
+         cp {} /etc/valetkey/policy.toml; exec {VALETKEY} login --no-browser",
+        policy.display()
+    );
+    let under_policy = |email: &str| {
+        let mut command = sandbox.command("/usr/bin/unshare");
+        command.args(["--mount", "/bin/sh", "-c", &script]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let waiting = SignIn::start_with(&mut command);
+        let consent = Consent::given().by(email);
+        let page = follow(&sandbox.google.consent_as(&waiting.url, &consent).unwrap());
+        (page, waiting.end(&sandbox))
+    };
+    let (page, run) = under_policy("developer@acme.example");
+    assert_not_signed_in(&page, &run);
+    assert!(run.stderr.contains("tokens of developer@acme.example"), "{run:?}");
+    assert!(run.stderr.contains("corp.example"), "{run:?}");
+    assert!(logins(&sandbox).is_empty() && !sandbox.path(LIST).exists());
+    let (_, run) = under_policy("developer@corp.example");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(logins(&sandbox).len(), 1);
 }
 
 #[test]

@@ -8,6 +8,8 @@
     reason = "a test fails by panicking, and says where it could not be run"
 )]
 
+#[path = "../harness/detour.rs"]
+mod detour;
 #[path = "../harness/harness.rs"]
 mod harness;
 #[path = "../harness/registry_daemon.rs"]
@@ -17,11 +19,14 @@ mod stand_in;
 
 mod accounts;
 mod adopt;
+mod carried;
 mod command_line;
+mod crowds;
 mod daemon;
 mod delegation;
 mod exec;
 mod exec_terminal;
+mod existence;
 mod google_login;
 mod granting;
 mod identity;
@@ -36,9 +41,13 @@ mod login_dead;
 mod logout;
 mod network;
 mod passing;
+mod passing_on;
+mod patience;
 mod peers;
+mod remedies;
 mod socket_directory;
 mod token_endpoint;
+mod token_file;
 mod vault;
 mod vault_crash;
 

@@ -240,7 +240,10 @@ fn an_upload_goes_through_and_is_never_sent_on() {
         .google
         .registry_fault("/acme/private/", Fault::Redirect { code: 308, location: "/acme/other/".into() });
     let answer = call(&sandbox, "POST", "/acme/private/", &[kind], &form("a", "a-1.tar.gz"));
-    assert_eq!((answer.status, answer.header("location")), (308, Some("/acme/other/")));
+    assert_eq!(
+        (answer.status, answer.header("location")),
+        (308, Some(at(&sandbox, "/acme/other/").as_str()))
+    );
     assert_eq!(requests(&sandbox).len(), 2);
     let line = &lines(&daemon, 2)[0];
     assert_eq!(
@@ -540,6 +543,13 @@ fn another_origin_that_is_named_is_followed_and_gets_no_token() {
     let seen = other.registry_requests();
     assert_eq!((seen.len(), &seen[0].authorization), (1, &Authorization::None));
     assert_eq!(seen[0].target, "/bucket/object?signature=x");
+    // Its 401 is no question to a person for a password.
+    other.registry_fault("/closed", Fault::status(401));
+    let location = format!("https://localhost:{}/closed", other.port());
+    sandbox.google.registry_fault(WHEEL, Fault::Redirect { code: 302, location });
+    let closed = get(&sandbox, WHEEL);
+    assert_eq!(closed.status, 502, "{closed:?}");
+    assert!(closed.problem()["detail"].as_str().unwrap().contains("asks for a credential"), "{closed:?}");
     assert_eq!((seen[0].header("range"), seen[0].header("if-range")), (Some("bytes=0-6"), Some("\"a\"")));
     // And from there nothing leads back to where the token was.
     let back = format!("https://localhost:{}{PAGE}", sandbox.google.port());

@@ -15,11 +15,11 @@ use std::time::Duration;
 pub struct Limits {
     /// Streams of all listeners together.
     pub streams: usize,
-    /// Streams of one uid on one listener.
+    /// Streams of one process, which is one build, on one listener.
     pub streams_of_peer: usize,
     /// Bytes beyond what each stream is assured of.
     pub pool: usize,
-    /// The part of the pool that one uid on one listener may have.
+    /// The part of the pool that one process on one listener may have.
     pub pool_of_peer: usize,
     /// A stream without an exchange for so long is dropped.
     pub idle: Duration,
@@ -31,11 +31,12 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// With what is assured to 256 streams, eight mebibytes.
+    /// With what is assured to 512 streams, eight mebibytes. One build has room for forty steps with ten streams each,
+    /// and leaves as many for two others as a client of today opens.
     fn default() -> Self {
         Self {
-            streams: 256,
-            streams_of_peer: 192,
+            streams: 512,
+            streams_of_peer: 412,
             pool: 6 << 20,
             pool_of_peer: 5 << 20,
             idle: Duration::from_secs(60),
@@ -88,7 +89,7 @@ impl Budget {
     }
 }
 
-/// What one uid on one listener has. Changes while the budget's lock is held.
+/// What one process on one listener has. Changes while the budget's lock is held.
 #[derive(Debug, Default)]
 pub(super) struct Share {
     streams: AtomicUsize,
@@ -112,7 +113,9 @@ impl Admission {
     pub(super) fn new(budget: &Arc<Budget>, share: &Arc<Share>) -> Option<Self> {
         let mut totals = budget.lock();
         let own = share.streams.load(Ordering::Relaxed);
-        if totals.streams >= budget.limits.streams || own >= budget.limits.streams_of_peer {
+        // The last places are for builds that have few.
+        let kept = if own < MODEST { 0 } else { RESERVED };
+        if totals.streams + kept >= budget.limits.streams || own >= budget.limits.streams_of_peer {
             return None;
         }
         totals.streams += 1;
@@ -269,12 +272,15 @@ fn window(crowd: usize, pool: usize) -> usize {
     (5 * frame(crowd)).min(pool / crowd.max(1)).max(ASSURED)
 }
 
+/// Places that only builds get which have fewer streams than [`MODEST`].
+const RESERVED: usize = 64;
+const MODEST: usize = 8;
 /// So many streams are few.
 const FEW: usize = 2;
 /// So many streams are many.
 const MANY: usize = 16;
 /// What each direction of each stream may hold whatever the others do.
-const ASSURED: usize = 4 << 10;
+const ASSURED: usize = 2 << 10;
 /// What a chunk costs besides its bytes.
 const OVERHEAD: usize = 128;
 /// Below the size at which the C library asks the system for each block.
@@ -340,5 +346,19 @@ mod tests {
         assert_eq!((of_one.len(), of_two.len(), budget.streams()), (3, 2, 5));
         drop(of_one);
         assert!(admit(&one).is_some() && one.is_unused());
+    }
+
+    #[test]
+    fn several_greedy_builds_leave_some_streams_to_a_modest_one() {
+        let budget = Budget::new(Limits::default());
+        let greedy: Vec<_> = (0..4).map(|_| Arc::new(Share::default())).collect();
+        let holding: Vec<_> = greedy
+            .iter()
+            .flat_map(|share| std::iter::from_fn(|| Admission::new(&budget, share)).collect::<Vec<_>>())
+            .collect();
+        assert!(holding.len() < budget.limits.streams);
+        let modest = Arc::new(Share::default());
+        let own: Vec<_> = std::iter::from_fn(|| Admission::new(&budget, &modest)).collect();
+        assert_eq!(own.len(), MODEST);
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::AgentFault;
 use super::conversation::{Conversation, Exchange};
-use super::once::{Trouble, is_ours, random_name};
+use super::once::{Patience, Trouble, is_ours, random_name};
 use crate::carrier::frame::{Reply, Status};
 use crate::environment::Environment;
 
@@ -34,10 +34,17 @@ pub struct AgentChannel {
 
 impl AgentChannel {
     /// Looks for a socket whose agent lists our identity: the one that `SSH_AUTH_SOCK` names, then those that
-    /// BuildKit and buildah mount. Blocks for half a second with each one that does not answer.
+    /// BuildKit and buildah mount. Blocks for half a second with each one that does not answer, and for a tenth with one
+    /// that is served by this very machine.
     #[must_use]
     pub fn find(environment: &Environment) -> Option<Self> {
         Self::find_with(environment, Path::new(MOUNTS))
+    }
+
+    /// Whether this is a step of a build in which an agent may be mounted.
+    #[must_use]
+    pub fn is_in_build() -> bool {
+        Path::new(MOUNTS).is_dir()
     }
 
     /// The same with another directory in the place of BuildKit's.
@@ -46,7 +53,8 @@ impl AgentChannel {
         let named = environment.path("SSH_AUTH_SOCK");
         let mounted = mounted(mounts).into_iter().filter(|path| Some(path) != named.as_ref());
         let mut candidates = named.clone().into_iter().chain(mounted);
-        candidates.find(|path| is_ours(path, PATIENCE)).map(Self::at)
+        let patience = Patience::of(environment);
+        candidates.find(|path| is_ours(path, patience)).map(Self::at)
     }
 
     /// A channel whose path is known.
@@ -338,8 +346,6 @@ fn mounted(directory: &Path) -> Vec<PathBuf> {
 
 /// Where BuildKit and buildah mount an agent for which a step names no target.
 const MOUNTS: &str = "/run/buildkit";
-/// An agent answers from its memory. What is no agent at all may never answer.
-const PATIENCE: Duration = Duration::from_millis(500);
 const LAST_ONE: Duration = Duration::from_millis(100);
 const CLOSING: Duration = Duration::from_secs(2);
 /// An empty answer to what might have been held this long, and was not.

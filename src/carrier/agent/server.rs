@@ -41,6 +41,20 @@ pub struct Incoming<P> {
     sweep: Option<Instant>,
 }
 
+/// Whose a connection is. Streams are found by the uid alone, over any connection; they are counted for the process,
+/// too: what carries the socket into a build is a process of that build's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Whose {
+    pub uid: u32,
+    pub process: i32,
+}
+
+impl From<u32> for Whose {
+    fn from(uid: u32) -> Self {
+        Self { uid, process: 0 }
+    }
+}
+
 impl<P> AgentServer<P> {
     /// An agent for one listener, within a budget that all listeners share.
     #[must_use]
@@ -63,15 +77,22 @@ impl<P> AgentServer<P> {
         self.table.open_streams()
     }
 
+    /// Whether a build has an open stream, on whichever connection.
+    #[must_use]
+    pub fn has_streams(&self, whose: Whose) -> bool {
+        self.table.has_open(whose)
+    }
+
     /// Serves one connection until the peer closes it or breaks the protocol. It may be dropped at any time; the
     /// streams stay. [`widen`](crate::carrier::unix::widen) the connection first: it is a sixth faster in bulk.
-    pub async fn serve_connection<S>(&self, connection: S, uid: u32, peer: P)
+    pub async fn serve_connection<S>(&self, connection: S, whose: impl Into<Whose>, peer: P)
     where
         S: AsyncRead + AsyncWrite + Unpin,
         P: Clone,
     {
         let connection = BufReader::with_capacity(READ_BUFFER, connection);
-        let mut line = Line { server: self, connection, uid, peer, carried: None, is_shared: false };
+        let whose = whose.into();
+        let mut line = Line { server: self, connection, whose, peer, carried: None, is_shared: false };
         // Every error here is the peer's, or the end of the connection.
         while line.message().await.is_ok() {}
     }
@@ -108,7 +129,7 @@ impl<P> Incoming<P> {
 struct Line<'a, S, P> {
     server: &'a AgentServer<P>,
     connection: BufReader<S>,
-    uid: u32,
+    whose: Whose,
     peer: P,
     carried: Option<StreamId>,
     /// It has carried more than one stream: others may be waiting behind a reply.
@@ -192,14 +213,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
 
     fn stream(&mut self, request: &Request) -> Result<Arc<Shared>, Status> {
         self.is_shared |= *self.carried.get_or_insert(request.stream) != request.stream;
-        if let Some(stream) = self.server.table.find(self.uid, request.stream) {
+        if let Some(stream) = self.server.table.find(self.whose.uid, request.stream) {
             return Ok(stream);
         }
         // A stream that begins in the middle was ours once, or a daemon's before us.
         if !request.open || request.close || request.offset > 0 || request.acknowledged > 0 {
             return Err(Status::Unknown);
         }
-        let (stream, is_new) = self.server.table.open(self.uid, request.stream)?;
+        let (stream, is_new) = self.server.table.open(self.whose, request.stream)?;
         if is_new {
             let new = (CarriedStream::new(Arc::clone(&stream)), self.peer.clone());
             self.server.new.send(new).map_err(|_| Status::Ending)?;
@@ -254,7 +275,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
         }
         if request.close {
             let last = stream.take(true, 0);
-            streams.close(self.uid, request.stream);
+            streams.close(self.whose.uid, request.stream);
             return Ok(last);
         }
         let want = usize::try_from(request.want).unwrap_or(usize::MAX).min(streams.largest_reply());
@@ -274,7 +295,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
             return Err(Status::Unknown);
         }
         if stream.is_over(table::LINGERING_BYTES) {
-            streams.linger(self.uid, request.stream);
+            streams.linger(self.whose.uid, request.stream);
         }
         Ok(taken)
     }

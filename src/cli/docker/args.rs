@@ -20,20 +20,33 @@ use crate::http::server::failure_from_problem;
 use crate::image::Program;
 use crate::paths::{check_private, ensure_private};
 
+/// For the end of the help.
+pub(super) const EXAMPLE: &str = "\
+Example:
+  docker build $(valetkey docker args europe-west1/PROJECT/REPOSITORY) .
+
+and in the Dockerfile:
+  RUN --mount=type=ssh,id=valetkey,required=true \\
+      --mount=from=valetkey,source=/valetkey,target=/usr/bin/valetkey \\
+      valetkey exec -- pip install -r requirements.txt";
+
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Flags {
-    /// What the build may read: LOCATION/PROJECT/REPOSITORY or its URL
+    /// A repository that the build may read, as LOCATION/PROJECT/REPOSITORY or as its URL
     #[arg(required = true, value_name = "REPO")]
     repositories: Vec<String>,
-    /// How long the socket is open: 45s, 10m, 1h, 7d
+    /// How long the socket stays open, such as 45s, 10m, 1h or 7d
     #[arg(long = "for", value_name = "TIME", default_value = "1h")]
     time: String,
-    /// Let the build publish, too
+    /// Let the build publish to them, too
     #[arg(long)]
     write: bool,
-    /// Let tokens into the build; they cannot be confined to these repositories
+    /// Hand out tokens in the build as well, which cannot be confined to these repositories
     #[arg(long)]
     tokens: bool,
+    /// With --tokens: even tokens that cannot be narrowed to that access (gcloud's, for one)
+    #[arg(long, requires = "tokens")]
+    unnarrowed: bool,
 }
 
 pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<ExitCode, Failure> {
@@ -46,12 +59,16 @@ pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<Exi
         return Err(Failure::new(Kind::Refused, "a socket for a build is opened by the daemon of this user")
             .with_hint("unset VALETKEY_SOCKET, or run this where the daemon runs"));
     };
-    let wanted = json!({
+    let mut wanted = json!({
         "repositories": flags.repositories,
         "write": flags.write,
         "tokens": flags.tokens,
         "seconds": time.as_secs(),
     });
+    if flags.unnarrowed {
+        // A daemon that does not know it refuses it.
+        wanted["unnarrowed"] = true.into();
+    }
     let (opened, started) = open(&client, socket, &wanted.to_string())?;
     if started && named.is_some() {
         terminal::whisper(
@@ -75,7 +92,7 @@ pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<Exi
     print(&format!("{words}\n"))?;
     terminal::say(&format!(
         "open until {}. In the Dockerfile:\n\n  RUN --mount=type=ssh,id=valetkey,required=true \\\n      \
-         --mount=from=valetkey,source=/valetkey,target=/usr/bin/valetkey \\\n      \
+         --mount=type=bind,from=valetkey,source=/valetkey,target=/usr/bin/valetkey \\\n      \
          valetkey exec -- pip install -r requirements.txt\n\n",
         opened.until
     ));

@@ -181,6 +181,8 @@ mod tests {
             "https://",
             "https://a b/",
             "git+https://elsewhere.example/x",
+            "//A\u{ae}",
+            "https://ELSEWHERE\u{ae}.example/x",
         ] {
             assert_eq!(rewrite(reference), None, "{reference}");
         }

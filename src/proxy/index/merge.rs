@@ -2,8 +2,9 @@
 //!
 //! The repositories are asked in their configured order, one after the other, and the first that has a project serves it
 //! alone: files of two places never meet on one page. A name goes on to the next place only over a plain 404 of the page
-//! itself, and only if the repository is known to exist: it has answered with a page in the life of this process,
-//! or the registry's own API confirms it. The public index comes last, if the configuration names one, and never
+//! itself, and only if the repository is known to exist: the registry's own API confirms it, or, where there is no
+//! such API, it has answered with a page in the life of this process. Either is believed for a minute, and then asked
+//! for again. What the API has once confirmed, it alone can confirm. The public index comes last, if the configuration names one, and never
 //! for a name that `private` covers.
 //!
 //! Everything else ends the search with a fault: no permission, a rate limit, a broken registry, silence, a redirect to
@@ -11,14 +12,14 @@
 //!
 //! There is no list of all names: no client needs one, and Artifact Registry has none.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::links::{Admits, Links, Mount};
@@ -47,8 +48,9 @@ pub trait Fetch {
         accept: &str,
     ) -> impl Future<Output = Result<Answer<Self::Body>, Failure>> + Send;
 
-    /// Asks the registry's own API whether the repository exists. False where there is no such API.
-    fn confirms(&self, repository: &Repository) -> impl Future<Output = Result<bool, Failure>> + Send;
+    /// Asks the registry's own API whether the repository exists. None where there is no such API.
+    fn confirms(&self, repository: &Repository)
+    -> impl Future<Output = Result<Option<bool>, Failure>> + Send;
 }
 
 /// What a server answered, its body unread.
@@ -88,9 +90,26 @@ pub struct Query<'a> {
     pub mount: Mount,
 }
 
-/// The repositories that are known to exist, for the life of the process and for all listeners.
+/// What is known of repositories, for the life of the process and for all listeners.
 #[derive(Debug, Default)]
-pub struct Known(Mutex<HashSet<Repository>>);
+pub struct Known(Mutex<HashMap<Repository, Evidence>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Evidence {
+    word: Word,
+    /// So long it is believed, and then asked for again.
+    until: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// It has answered with a page.
+    Seen,
+    /// The API has confirmed it.
+    Confirmed,
+    /// The API has said that there is no such repository.
+    Gone,
+}
 
 /// What is merged, as the configuration says it.
 #[derive(Debug, Clone, Default)]
@@ -120,6 +139,18 @@ pub enum MergeFault {
          else is asked for it"
     )]
     Unproven { repository: Box<Repository>, name: ProjectName },
+    /// The API says that it does not exist.
+    #[error(
+        "{repository} is no Python repository, says Google's API, so nobody else is asked for the project `{name}`"
+    )]
+    Gone { repository: Box<Repository>, name: ProjectName },
+    /// A 404 that may mean that the repository is gone, and an API that does not tell.
+    #[error(
+        "{repository} answered that it does not have the project `{name}`, and whether it exists at all cannot be told: \
+         {}; so nobody else is asked for it",
+        failure.sentence()
+    )]
+    Unconfirmed { repository: Box<Repository>, name: ProjectName, failure: Box<Failure> },
     /// Another place answered in its name.
     #[error("{place} sent us to {host} for the project `{name}`")]
     Elsewhere { place: Box<Place>, name: ProjectName, host: String },
@@ -138,10 +169,16 @@ impl Fault for MergeFault {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } => Kind::NotFound,
-            Self::Refused { .. } | Self::Unproven { .. } | Self::Elsewhere { .. } => Kind::Upstream,
+            Self::Refused { .. } | Self::Unproven { .. } | Self::Gone { .. } | Self::Elsewhere { .. } => {
+                Kind::Upstream
+            }
             // "Not found" is what this module alone may say, and only at the end of its search.
-            Self::Silent { failure, .. } if failure.kind.status() == 404 => Kind::Upstream,
-            Self::Silent { failure, .. } => failure.kind,
+            Self::Silent { failure, .. } | Self::Unconfirmed { failure, .. }
+                if failure.kind.status() == 404 =>
+            {
+                Kind::Upstream
+            }
+            Self::Silent { failure, .. } | Self::Unconfirmed { failure, .. } => failure.kind,
             Self::Late { .. } => Kind::Deadline,
             Self::Form { source, .. } => source.kind(),
         }
@@ -157,10 +194,10 @@ impl Fault for MergeFault {
                 Some("check that the repository's name is right and that you may read it".to_owned())
             }
             Self::Refused { .. } => Some("try again later".to_owned()),
-            Self::Unproven { repository, .. } => {
+            Self::Unproven { repository, .. } | Self::Gone { repository, .. } => {
                 Some(format!("check that {repository} exists, or take it out of the merged index"))
             }
-            Self::Silent { failure, .. } => failure.hint.clone(),
+            Self::Silent { failure, .. } | Self::Unconfirmed { failure, .. } => failure.hint.clone(),
             Self::Form { source, .. } => source.hint(),
         }
     }
@@ -168,7 +205,7 @@ impl Fault for MergeFault {
     fn is_transient(&self) -> bool {
         match self {
             Self::Refused { status, .. } => matches!(status, 429 | 500..=599),
-            Self::Silent { failure, .. } => failure.transient,
+            Self::Silent { failure, .. } | Self::Unconfirmed { failure, .. } => failure.transient,
             Self::Late { .. } => true,
             _ => false,
         }
@@ -176,7 +213,7 @@ impl Fault for MergeFault {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Silent { failure, .. } => failure.retry_after,
+            Self::Silent { failure, .. } | Self::Unconfirmed { failure, .. } => failure.retry_after,
             _ => None,
         }
     }
@@ -185,15 +222,61 @@ impl Fault for MergeFault {
 impl Known {
     /// To be told of every page that a repository answers with.
     pub fn remember(&self, repository: &Repository) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.contains(repository) {
-            known.insert(repository.clone());
-        }
+        let before = self.evidence(repository).map(|evidence| evidence.word);
+        let word = if before == Some(Word::Confirmed) { Word::Confirmed } else { Word::Seen };
+        self.note(repository, word, BELIEVED);
     }
 
-    #[must_use]
-    pub fn knows(&self, repository: &Repository) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(repository)
+    fn note(&self, repository: &Repository, word: Word, lasting: Duration) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut until = Instant::now() + lasting;
+        // A page says no less than was known before.
+        if let Some(before) = known.get(repository).filter(|before| before.word == word) {
+            until = until.max(before.until);
+        }
+        known.insert(repository.clone(), Evidence { word, until });
+    }
+
+    fn evidence(&self, repository: &Repository) -> Option<Evidence> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(repository).copied()
+    }
+
+    /// Makes sure that a repository exists which has just said that it does not have a project.
+    async fn prove<F: Fetch>(
+        &self,
+        fetch: &F,
+        repository: &Repository,
+        name: &ProjectName,
+    ) -> Result<(), MergeFault> {
+        let (boxed, name) = (Box::new(repository.clone()), name.clone());
+        let before = self.evidence(repository);
+        match before.filter(|evidence| Instant::now() < evidence.until) {
+            Some(Evidence { word: Word::Gone, .. }) => {
+                return Err(MergeFault::Gone { repository: boxed, name });
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        let late = |_| {
+            let text = format!("Google's API did not answer within {} seconds", API_PATIENCE.as_secs());
+            Err(Failure::new(Kind::Deadline, text))
+        };
+        let answer = timeout(API_PATIENCE, fetch.confirms(repository)).await.unwrap_or_else(late);
+        let seen = before.is_some_and(|evidence| evidence.word == Word::Seen);
+        match answer {
+            Ok(Some(true)) => self.note(repository, Word::Confirmed, BELIEVED),
+            Ok(Some(false)) => {
+                self.note(repository, Word::Gone, BELIEVED);
+                return Err(MergeFault::Gone { repository: boxed, name });
+            }
+            // An API that is of no use to this identity is left alone for a while.
+            Ok(None) | Err(_) if seen => self.note(repository, Word::Seen, LEFT_ALONE),
+            Ok(None) => return Err(MergeFault::Unproven { repository: boxed, name }),
+            Err(failure) => {
+                return Err(MergeFault::Unconfirmed { repository: boxed, name, failure: Box::new(failure) });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -220,15 +303,7 @@ impl Merged {
                 let links = Links::of_registry(&answer.url, query.mount, admits.clone());
                 return Ok(Found { place: asked.place, format, content_type, links, body: answer.body });
             }
-            if !known.knows(repository) {
-                if !asked.wait(fetch.confirms(repository)).await? {
-                    return Err(MergeFault::Unproven {
-                        repository: Box::new(repository.clone()),
-                        name: query.name.clone(),
-                    });
-                }
-                known.remember(repository);
-            }
+            known.prove(fetch, repository, query.name).await?;
         }
         self.find_in_public(fetch, &accept, query).await
     }
@@ -316,6 +391,10 @@ impl Asked<'_> {
 
 /// How long a place may take to begin its answer. pip gives up after 15 seconds of silence.
 const PATIENCE: Duration = Duration::from_secs(12);
+const API_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it is believed that a repository exists, or that it does not. An installer asks for its names within that.
+const BELIEVED: Duration = Duration::from_secs(60);
+const LEFT_ALONE: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests;

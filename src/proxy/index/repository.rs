@@ -8,6 +8,7 @@ use std::fmt;
 use url::Url;
 
 use super::name::ProjectName;
+use crate::registry::request::plain_host;
 use crate::registry::{Format, Hosts};
 
 /// A repository that serves the Simple API at `https://HOST/PROJECT/REPOSITORY/simple/`.
@@ -21,7 +22,7 @@ pub struct Repository {
 pub enum Target {
     /// `HOST/PROJECT/REPOSITORY/simple/`: the names of all projects. Artifact Registry answers 404.
     Names(Repository),
-    /// `HOST/PROJECT/REPOSITORY/simple/NAME/`, with or without the last slash.
+    /// `HOST/PROJECT/REPOSITORY/simple/NAME/`, with or without the last slash, or with one more before the name.
     Page(Repository, ProjectName),
     /// Anything else of a repository, as the path below `/registry/`: files beside the index, and the upload to
     /// `HOST/PROJECT/REPOSITORY/`. Passes as if it had been asked for there.
@@ -89,11 +90,13 @@ impl Target {
     pub fn parse(path: &str) -> Option<Self> {
         let mut parts = path.splitn(4, '/');
         let (host, project, name, rest) = (parts.next()?, parts.next()?, parts.next()?, parts.next());
-        let repository = Repository::new(host, project, name)?;
+        let repository = Repository::new(&plain_host(host), project, name)?;
         match rest.and_then(|rest| rest.strip_prefix("simple/")) {
             None => Some(Self::Registry(path.to_owned())),
             Some("") => Some(Self::Names(repository)),
             Some(page) => {
+                // pipenv puts a slash behind the address of an index, which has one.
+                let page = page.strip_prefix('/').unwrap_or(page);
                 let page = page.strip_suffix('/').unwrap_or(page);
                 match page.parse() {
                     Ok(name) => Some(Self::Page(repository, name)),
@@ -134,13 +137,20 @@ mod tests {
             ("simple/hello-lib/", page()),
             ("simple/hello-lib", page()),
             ("simple/Hello_Lib/", page()),
+            ("simple//hello-lib/", page()),
             ("simple/", Some(Target::Names(repository()))),
         ];
         for (path, expected) in cases {
             let path = format!("europe-python.pkg.dev/acme/private/{path}");
             assert_eq!(Target::parse(&path), expected, "{path}");
         }
-        for path in ["", "simple", "hello/hello-1.0.whl", "simple/hello/hello-1.0.whl", "simple//"] {
+        assert_eq!(
+            Target::parse("localhost%3A8443/acme/private/simple/hello-lib/"),
+            Target::parse("localhost:8443/acme/private/simple/hello-lib/")
+        );
+        for path in
+            ["", "simple", "hello/hello-1.0.whl", "simple/hello/hello-1.0.whl", "simple//", "simple///hello/"]
+        {
             let path = format!("europe-python.pkg.dev/acme/private/{path}");
             assert_eq!(Target::parse(&path), Some(Target::Registry(path.clone())), "{path}");
         }

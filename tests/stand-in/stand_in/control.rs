@@ -222,6 +222,11 @@ impl Control {
         self.state().serves_json = true;
     }
 
+    /// Whether whoever connects from now on is given half a head for an answer, and then nothing.
+    pub fn stop_in_heads(&self, stops: bool) {
+        self.state().stops_in_heads = stops;
+    }
+
     /// Takes a whole repository away.
     pub fn remove_repository(&self, project: &str, repo: &str) {
         self.state().repositories.remove(&format!("{project}/{repo}"));
@@ -248,6 +253,11 @@ impl Control {
         }
         files.insert(filename.to_owned(), content.into());
         true
+    }
+
+    /// Serves these bytes at this path, to whoever may read: packages of another format, or a file of any server.
+    pub fn add_raw(&self, path: &str, content_type: &str, content: impl Into<Bytes>) {
+        self.state().raw.insert(path.to_owned(), (content_type.to_owned(), content.into()));
     }
 
     /// The content of a published or uploaded file.

@@ -19,7 +19,7 @@ use super::fault::{Body, Verdict, judge};
 use super::package::{normalize, sha256};
 use super::record::{Authorization, RegistryRequest};
 use super::scope::{CLOUD_PLATFORM, READ_ONLY};
-use super::server::{Call, Closed, text, with_type};
+use super::server::{Call, Closed, json, text, with_type};
 use super::state::random_text;
 
 pub(super) async fn answer(control: &Control, call: &Call) -> Result<Response<Body>, Closed> {
@@ -96,7 +96,13 @@ fn page(control: &Control, call: &Call, token: Option<&str>) -> Answer {
     if !control.state().open_to_all {
         authorize(control, token, writes)?;
     }
+    if let Some((kind, content)) = control.state().raw.get(&call.path).filter(|_| !writes) {
+        return Ok(with_type(200, kind, content.clone()));
+    }
     let segments: Vec<&str> = call.path.split('/').skip(1).collect();
+    if let ["v1", "projects", project, "locations", location, "repositories", repo] = segments.as_slice() {
+        return description(control, project, location, repo);
+    }
     let (project, repo) = match segments.as_slice() {
         ["artifacts-downloads", "namespaces", project, "repositories", repo, ..] | [project, repo, _, ..] => {
             (*project, *repo)
@@ -137,6 +143,17 @@ fn authorize(control: &Control, token: Option<&str>, writes: bool) -> Result<(),
         return Err(forbidden());
     }
     Ok(())
+}
+
+/// `projects.locations.repositories.get` of Artifact Registry's API. All repositories are in [`PLACE`].
+fn description(control: &Control, project: &str, location: &str, repo: &str) -> Answer {
+    let name = format!("projects/{project}/locations/{location}/repositories/{repo}");
+    if location != PLACE || !control.state().repositories.contains_key(&format!("{project}/{repo}")) {
+        let error =
+            serde_json::json!({"code": 404, "message": format!("{name} not found"), "status": "NOT_FOUND"});
+        return Err(json(404, &serde_json::json!({"error": error})));
+    }
+    Ok(json(200, &serde_json::json!({"name": name, "format": "PYTHON", "mode": "STANDARD_REPOSITORY"})))
 }
 
 fn listing(control: &Control, call: &Call, repository: &str, name: &str) -> Answer {
@@ -305,6 +322,8 @@ fn redirect(status: u16, location: &str) -> Response<Bytes> {
     response
 }
 
+/// Where its repositories are, as the API has it.
+const PLACE: &str = "europe";
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
 
 fn forbidden() -> Response<Bytes> {

@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -30,7 +30,12 @@ pub(super) async fn serve_tls(listener: TcpListener, config: Arc<ServerConfig>, 
         };
         let (acceptor, control) = (acceptor.clone(), control.clone());
         tokio::spawn(async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
+            if let Ok(mut stream) = acceptor.accept(stream).await {
+                if control.state().stops_in_heads {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: te").await;
+                    let _ = stream.flush().await;
+                    std::future::pending::<()>().await;
+                }
                 serve_connection(stream, control, Front::Tls).await;
             }
         });

@@ -94,8 +94,12 @@ pub(super) struct State {
     pub(super) repositories: HashMap<String, Repository>,
     /// Whether the registry wants to know who asks.
     pub(super) open_to_all: bool,
+    /// Whether an answer stops in the middle of its head.
+    pub(super) stops_in_heads: bool,
     /// Whether pages come as JSON to whoever accepts it.
     pub(super) serves_json: bool,
+    /// Content type and bytes by path, of whatever is no Python package.
+    pub(super) raw: HashMap<String, (String, Bytes)>,
     /// What the random addresses that files redirect to stand for.
     pub(super) downloads: HashMap<String, Bytes>,
     pub(super) token_requests: Vec<TokenRequest>,
@@ -199,7 +203,9 @@ impl Default for State {
             registry_faults: Vec::new(),
             repositories: HashMap::new(),
             open_to_all: false,
+            stops_in_heads: false,
             serves_json: false,
+            raw: HashMap::new(),
             downloads: HashMap::new(),
             token_requests: Vec::new(),
             authorizations: Vec::new(),

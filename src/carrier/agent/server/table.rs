@@ -1,4 +1,4 @@
-//! The streams of one listener, by the uid that they belong to: the open ones, which count, and the ones that are
+//! The streams of one listener, found by the uid that they belong to and counted for the build that opened them: the open ones, which count, and the ones that are
 //! over, whose last reply may have to be repeated.
 
 use std::collections::{HashMap, VecDeque};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Whose;
 use crate::carrier::agent::budget::{Admission, Budget, Gauge, Limits, Share};
 use crate::carrier::agent::stream::Shared;
 use crate::carrier::frame::{Status, StreamId};
@@ -28,12 +29,13 @@ struct Streams {
     known: HashMap<Name, Entry>,
     /// The ones that are over, oldest first: their last reply may have to be repeated.
     lingering: VecDeque<Name>,
-    peers: HashMap<u32, Arc<Share>>,
+    peers: HashMap<Whose, Arc<Share>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     stream: Arc<Shared>,
+    whose: Whose,
     /// Gone when the stream lingers: then it counts no more.
     admission: Option<Admission>,
 }
@@ -60,6 +62,11 @@ impl Table {
         self.lock().open()
     }
 
+    /// Whether a build has an open stream.
+    pub(super) fn has_open(&self, whose: Whose) -> bool {
+        self.lock().peers.contains_key(&whose)
+    }
+
     /// Whether there is nothing that could be idle.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().known.is_empty()
@@ -76,7 +83,8 @@ impl Table {
         Some(Arc::clone(stream))
     }
 
-    pub(super) fn open(&self, uid: u32, id: StreamId) -> Result<(Arc<Shared>, bool), Status> {
+    pub(super) fn open(&self, whose: Whose, id: StreamId) -> Result<(Arc<Shared>, bool), Status> {
+        let uid = whose.uid;
         if self.is_ending.load(Ordering::Relaxed) {
             return Err(Status::Ending);
         }
@@ -85,11 +93,11 @@ impl Table {
         if let Some(entry) = streams.known.get(&(uid, id)) {
             return Ok((Arc::clone(&entry.stream), false));
         }
-        let share = Arc::clone(streams.peers.entry(uid).or_default());
+        let share = Arc::clone(streams.peers.entry(whose).or_default());
         let admission = Admission::new(&self.budget, &share).ok_or(Status::Full)?;
         let (down, up) = (Gauge::new(&self.budget, &share), Gauge::new(&self.budget, &share));
         let stream = Shared::new(down, up);
-        let entry = Entry { stream: Arc::clone(&stream), admission: Some(admission) };
+        let entry = Entry { stream: Arc::clone(&stream), whose, admission: Some(admission) };
         streams.known.insert((uid, id), entry);
         Ok((stream, true))
     }
@@ -104,7 +112,8 @@ impl Table {
     /// Stops counting a stream that is over.
     pub(super) fn linger(&self, uid: u32, id: StreamId) {
         let mut streams = self.lock();
-        let counted = streams.known.get_mut(&(uid, id)).and_then(|entry| entry.admission.take());
+        let Some(entry) = streams.known.get_mut(&(uid, id)) else { return };
+        let (whose, counted) = (entry.whose, entry.admission.take());
         if counted.is_none() {
             return;
         }
@@ -113,7 +122,7 @@ impl Table {
             if streams.lingering.len() > MOST_LINGERING { streams.lingering.pop_front() } else { None };
         let forgotten = oldest.and_then(|name| streams.known.remove(&name));
         drop(counted);
-        streams.forget_peer(uid);
+        streams.forget_peer(whose);
         drop(streams);
         drop(forgotten);
     }
@@ -158,13 +167,13 @@ impl Streams {
         if entry.admission.take().is_none() {
             self.lingering.retain(|lingering| lingering != name);
         }
-        self.forget_peer(name.0);
+        self.forget_peer(entry.whose);
         Some(entry)
     }
 
-    fn forget_peer(&mut self, uid: u32) {
-        if self.peers.get(&uid).is_some_and(|share| share.is_unused()) {
-            self.peers.remove(&uid);
+    fn forget_peer(&mut self, whose: Whose) {
+        if self.peers.get(&whose).is_some_and(|share| share.is_unused()) {
+            self.peers.remove(&whose);
         }
     }
 }

@@ -26,6 +26,8 @@ enum Says {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Api {
     Exists,
+    Gone,
+    /// There is none.
     Unknown,
     Fails,
     Hangs,
@@ -84,11 +86,12 @@ impl Fetch for World {
         Ok(Answer { status: 200, url: page.clone(), content_type, body: "public".to_owned() })
     }
 
-    async fn confirms(&self, repository: &Repository) -> Result<bool, Failure> {
+    async fn confirms(&self, repository: &Repository) -> Result<Option<bool>, Failure> {
         self.note(format!("api {}", self.place(repository)));
         match self.api[self.place(repository)] {
-            Api::Exists => Ok(true),
-            Api::Unknown => Ok(false),
+            Api::Exists => Ok(Some(true)),
+            Api::Gone => Ok(Some(false)),
+            Api::Unknown => Ok(None),
             Api::Fails => Err(Failure::new(Kind::Unreachable, "no API")),
             Api::Hangs => pending().await,
         }
@@ -161,9 +164,12 @@ fn the_public_page_is_never_given_where_the_private_one_is_in_doubt() {
 
 #[test]
 fn a_404_of_a_repository_that_may_be_gone_ends_the_search() {
-    for (api, kind) in
-        [(Api::Unknown, Kind::Upstream), (Api::Fails, Kind::Unreachable), (Api::Hangs, Kind::Deadline)]
-    {
+    for (api, kind) in [
+        (Api::Gone, Kind::Upstream),
+        (Api::Unknown, Kind::Upstream),
+        (Api::Fails, Kind::Unreachable),
+        (Api::Hangs, Kind::Deadline),
+    ] {
         let world = World::new(&[Says::Status(404)], &[api]);
         let fault = find(&merged(&world, &[]), &world, &known(&[]), "hello").expect_err("no page");
         assert_eq!(fault.kind(), kind, "{api:?}");
@@ -191,7 +197,7 @@ fn the_first_repository_that_has_a_name_serves_it_alone() {
     let known = known(&[]);
     assert_eq!(find(&merged(&world, &[]), &world, &known, "hello").unwrap(), "private");
     assert_eq!(world.asked(), ["/acme/first/simple/hello/", "api 0", "/acme/second/simple/hello/"]);
-    assert!(known.knows(&repository(1)) && !known.knows(&repository(2)));
+    assert!(known.evidence(&repository(1)).is_some() && known.evidence(&repository(2)).is_none());
 }
 
 #[test]
@@ -199,7 +205,63 @@ fn a_repository_that_answered_with_no_page_is_not_known() {
     let world = World::new(&[Says::NoPage], &[Api::Unknown]);
     let known = known(&[]);
     assert!(find(&merged(&world, &[]), &world, &known, "hello").is_err());
-    assert!(!known.knows(&repository(0)));
+    assert!(known.evidence(&repository(0)).is_none());
+}
+
+/// As if that much time had passed.
+fn age(known: &Known, by: Duration) {
+    for evidence in known.0.lock().unwrap().values_mut() {
+        evidence.until -= by;
+    }
+}
+
+#[test]
+fn what_was_known_is_asked_for_again_and_an_api_that_fails_is_enough_only_for_what_was_seen() {
+    let (on, off) = (Some("public"), None);
+    for (word, api, expected, asked_later) in [
+        (Word::Seen, Api::Exists, on, 2),
+        (Word::Seen, Api::Gone, off, 2),
+        (Word::Seen, Api::Unknown, on, 1),
+        (Word::Seen, Api::Fails, on, 1),
+        (Word::Seen, Api::Hangs, on, 1),
+        (Word::Confirmed, Api::Exists, on, 2),
+        (Word::Confirmed, Api::Gone, off, 2),
+        (Word::Confirmed, Api::Fails, off, 3),
+        (Word::Confirmed, Api::Hangs, off, 3),
+        (Word::Gone, Api::Exists, on, 2),
+        (Word::Gone, Api::Gone, off, 2),
+        (Word::Gone, Api::Fails, off, 3),
+    ] {
+        let world = World::new(&[Says::Status(404)], &[api]);
+        let (merged, known) = (merged(&world, &[]), Known::default());
+        let ask = || find(&merged, &world, &known, "hello").ok();
+        let asked = || world.asked().iter().filter(|asked| asked.starts_with("api")).count();
+        known.note(&repository(0), word, BELIEVED);
+        assert_eq!(
+            ask().as_deref(),
+            if word == Word::Gone { off } else { on },
+            "{word:?}, while it is fresh"
+        );
+        assert_eq!(asked(), 0);
+        age(&known, BELIEVED * 2);
+        for _ in 0..2 {
+            assert_eq!(ask().as_deref(), expected, "{word:?} {api:?}");
+        }
+        age(&known, BELIEVED * 2);
+        assert_eq!(ask().as_deref(), expected, "{word:?} {api:?}");
+        assert_eq!(asked(), asked_later, "{word:?} {api:?}");
+    }
+}
+
+#[test]
+fn a_page_keeps_what_the_api_has_confirmed() {
+    let known = Known::default();
+    known.note(&repository(0), Word::Confirmed, BELIEVED);
+    known.remember(&repository(0));
+    assert_eq!(known.evidence(&repository(0)).unwrap().word, Word::Confirmed);
+    known.note(&repository(1), Word::Gone, BELIEVED);
+    known.remember(&repository(1));
+    assert_eq!(known.evidence(&repository(1)).unwrap().word, Word::Seen);
 }
 
 #[test]
@@ -258,7 +320,7 @@ fn says() -> impl Strategy<Value = Says> {
 }
 
 fn api() -> impl Strategy<Value = Api> {
-    prop_oneof![3 => Just(Api::Exists), 1 => Just(Api::Unknown), 1 => Just(Api::Fails), 1 => Just(Api::Hangs)]
+    prop_oneof![3 => Just(Api::Exists), 1 => Just(Api::Gone), 1 => Just(Api::Unknown), 1 => Just(Api::Fails), 1 => Just(Api::Hangs)]
 }
 
 proptest! {
