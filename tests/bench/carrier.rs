@@ -14,11 +14,14 @@ use super::engine::{Engine, output, program};
 use super::table::{Table, Target, Unit};
 
 /// Races in a build of Docker's, in one of buildah's, and without a container.
-pub(crate) fn measure(table: &mut Table, carry: &Path, rounds: usize) {
-    let place = Place::new(carry);
-    race(table, "docker build", Target::AtLeast(0.9), &place.docker_build(rounds));
-    race(table, "buildah bud", Target::AtLeast(0.85), &place.buildah_bud(rounds));
-    race(table, "no container", Target::None, &place.on_the_host(rounds));
+pub(crate) fn measure(table: &mut Table, carry: Option<&Path>, rounds: usize) {
+    let place = carry.map(Place::new).ok_or_else(|| NO_CARRY.to_owned());
+    let log = |run: fn(&Place, usize) -> Result<String, String>| {
+        run(place.as_ref().map_err(String::clone)?, rounds)
+    };
+    race(table, "docker build", Target::AtLeast(0.9), &log(Place::docker_build));
+    race(table, "buildah bud", Target::AtLeast(0.85), &log(Place::buildah_bud));
+    race(table, "no container", Target::None, &log(Place::on_the_host));
 }
 
 /// The carrier's part of what the bare channel gives on as many connections: the median of the rounds' ratios.
@@ -172,3 +175,5 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+pub(crate) const NO_CARRY: &str = "not measured: no --carry";

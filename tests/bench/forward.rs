@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use super::carrier::{figures, median as middle};
+use super::carrier::{NO_CARRY, figures, median as middle};
 use super::engine::{Engine, output};
 use super::nginx::{self, Upstream, free_port};
 use super::proxy::Served;
@@ -15,8 +15,11 @@ use super::sandbox::Sandbox;
 use super::table::{Table, Target, Unit};
 
 pub(crate) fn against_its_carrier(table: &mut Table, sandboxes: &[Sandbox<'_>; 2], rounds: usize) {
-    let Some(program) = nginx::find() else { return };
-    let upstream = Upstream::start(program, &sandboxes[0].path("upstream-of-exec"));
+    let program = match nginx::find() {
+        Ok(program) => program,
+        Err(reason) => return missing(table, sandboxes, &reason),
+    };
+    let upstream = Upstream::start(&program, &sandboxes[0].path("upstream-of-exec"));
     for sandbox in sandboxes {
         let served = Served::start(sandbox, &upstream);
         let [straight, by_agent] = [false, true].map(|agent| Run::start(&served, agent));
@@ -29,24 +32,33 @@ pub(crate) fn against_its_carrier(table: &mut Table, sandboxes: &[Sandbox<'_>; 2
         let mut ways =
             [bare(served.way(false)), through(&straight), bare(served.by_agent()), through(&by_agent)];
         in_turns(&mut ways, rounds);
-        for (carrier, pair) in ["Unix", "the agent carrier"].into_iter().zip(ways.chunks(2)) {
+        for (carrier, pair) in CARRIERS.into_iter().zip(ways.chunks(2)) {
             let [bare, exec] = [pair[0].rate(), pair[1].rate()];
             let note = format!(
                 "{exec:.0} against {bare:.0} MiB/s, {rounds} rounds; ms of processor: {} against {}",
                 pair[1].used(),
                 pair[0].used()
             );
-            let measure =
-                format!("200 MiB through exec on {carrier}, {}, against the carrier", sandbox.build.name);
-            table.row(measure, Target::AtLeast(0.8), exec / bare, Unit::Times, &note);
+            table.row(measure(carrier, sandbox.build.name), TARGET, exec / bare, Unit::Times, &note);
         }
     }
 }
 
+fn missing(table: &mut Table, sandboxes: &[Sandbox<'_>; 2], reason: &str) {
+    for sandbox in sandboxes {
+        for carrier in CARRIERS {
+            table.missing(measure(carrier, sandbox.build.name), TARGET, Unit::Times, reason);
+        }
+    }
+}
+
+fn measure(carrier: &str, build: &str) -> String {
+    format!("200 MiB through exec on {carrier}, {build}, against the carrier")
+}
+
 /// The same inside of a `docker build`, where the agent carrier is what there is. The step has no network.
-pub(crate) fn in_a_build(table: &mut Table, sandbox: &Sandbox<'_>, carry: &Path, rounds: usize) {
-    let (measure, target) =
-        ("200 MiB through exec in a docker build, against the carrier", Target::AtLeast(0.8));
+pub(crate) fn in_a_build(table: &mut Table, sandbox: &Sandbox<'_>, carry: Option<&Path>, rounds: usize) {
+    let (measure, target) = ("200 MiB through exec in a docker build, against the carrier", TARGET);
     match log_of_build(sandbox, carry, rounds) {
         Ok(log) => {
             let seen: Vec<[f64; 2]> = figures(&log, "forward ");
@@ -59,12 +71,13 @@ pub(crate) fn in_a_build(table: &mut Table, sandbox: &Sandbox<'_>, carry: &Path,
     }
 }
 
-fn log_of_build(sandbox: &Sandbox<'_>, carry: &Path, rounds: usize) -> Result<String, String> {
-    let program = nginx::find().ok_or("not measured: no nginx")?;
+fn log_of_build(sandbox: &Sandbox<'_>, carry: Option<&Path>, rounds: usize) -> Result<String, String> {
+    let carry = carry.ok_or(NO_CARRY)?;
+    let program = nginx::find()?;
     let directory = sandbox.path("forward");
     let context = directory.join("context");
     fs::create_dir_all(&context).expect("a directory");
-    let upstream = Upstream::start(program, &sandbox.path("upstream-of-builds"));
+    let upstream = Upstream::start(&program, &sandbox.path("upstream-of-builds"));
     let served = Served::start(sandbox, &upstream);
     fs::copy(carry, context.join("carry")).expect("a copy of the program");
     fs::copy(&sandbox.build.binary, context.join("valetkey")).expect("a copy of the program");
@@ -123,3 +136,6 @@ impl Drop for Run {
         let _ = self.child.wait();
     }
 }
+
+const CARRIERS: [&str; 2] = ["Unix", "the agent carrier"];
+const TARGET: Target = Target::AtLeast(0.8);

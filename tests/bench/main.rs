@@ -17,6 +17,7 @@
 )]
 
 mod builds;
+mod caches;
 mod carrier;
 mod commands;
 mod connections;
@@ -64,7 +65,10 @@ struct Arguments {
     /// The two ends of the agent carrier, static; without it, the carrier is not measured
     #[arg(long)]
     carry: Option<PathBuf>,
-    /// proxpi's Python; without it, there is no caching index to measure against
+    /// `devpi-server`, with `devpi-init` beside it; without it, that index is not measured
+    #[arg(long)]
+    devpi: Option<PathBuf>,
+    /// proxpi's Python; without it, that index is not measured
     #[arg(long)]
     proxpi: Option<PathBuf>,
     /// What `tests/prepare-engines` made: a build that installs something needs a file system with pip
@@ -99,7 +103,7 @@ enum Measure {
     Load,
     /// A large file against nginx's `proxy_pass`, on Unix and TCP
     Proxy,
-    /// The same against the first fetch of a caching index
+    /// The same against the first fetch of caching indexes
     Cache,
     /// `exec`'s forward proxy against its carrier
     Exec,
@@ -133,6 +137,8 @@ fn main() {
     ];
     let sandboxes = builds.map(|build| Sandbox::new(build, &google));
 
+    let carry = arguments.carry.as_deref().map(absolute);
+
     let mut table = Table::new(&machine());
     if wanted(Measure::Commands) {
         say(&format!("commands, {rounds} rounds"));
@@ -161,17 +167,16 @@ fn main() {
         proxy::against_nginx(&mut table, &sandboxes, bulk_rounds);
     }
     if wanted(Measure::Cache) {
-        say("the same against a caching index");
+        say("the same against caching indexes");
         let rounds = if arguments.quick { 2 } else { 7 };
-        proxy::against_proxpi(&mut table, &sandboxes, arguments.proxpi.as_deref(), rounds);
+        let (devpi, proxpi) = (arguments.devpi.as_deref(), arguments.proxpi.as_deref());
+        caches::first_fetches(&mut table, &sandboxes, &caches::Programs { devpi, proxpi }, rounds);
     }
     if wanted(Measure::Exec) {
         say("the same through exec's forward proxy");
         forward::against_its_carrier(&mut table, &sandboxes, bulk_rounds);
-        if let Some(carry) = &arguments.carry {
-            let rounds = if arguments.quick { 2 } else { 7 };
-            forward::in_a_build(&mut table, &sandboxes[0], &absolute(carry), rounds);
-        }
+        let rounds = if arguments.quick { 2 } else { 7 };
+        forward::in_a_build(&mut table, &sandboxes[0], carry.as_deref(), rounds);
     }
     if wanted(Measure::Memory) {
         say("64 downloads at once on each carrier");
@@ -196,11 +201,7 @@ fn main() {
     drop(sandboxes);
     if wanted(Measure::Carrier) {
         say("the agent carrier, inside of builds");
-        if let Some(carry) = &arguments.carry {
-            carrier::measure(&mut table, &absolute(carry), if arguments.quick { 1 } else { 5 });
-        } else {
-            say("not measured: no --carry");
-        }
+        carrier::measure(&mut table, carry.as_deref(), if arguments.quick { 1 } else { 5 });
     }
     let _ = std::io::stdout().write_all(table.render().as_bytes());
 }

@@ -7,15 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::engine::program;
 use super::reader::SIZE;
 
-/// The program; a line on standard error where there is none.
-pub(crate) fn find() -> Option<&'static str> {
-    let found = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|path| Path::new(path).exists());
-    if found.is_none() {
-        super::say("no nginx on this machine; on Debian: apt-get install nginx-light");
-    }
-    found
+/// The program, or why nothing is measured with it.
+pub(crate) fn find() -> Result<PathBuf, String> {
+    program("nginx").map_err(|reason| reason + "; on Debian: apt-get install nginx-light")
 }
 
 /// A port of loopback that was free a moment ago; nobody else asks for one meanwhile.
@@ -28,7 +25,7 @@ pub(crate) fn free_port() -> u16 {
 struct Nginx(Child);
 
 impl Nginx {
-    fn start(program: &str, directory: &Path, http: &str, answers: impl Fn() -> bool) -> Self {
+    fn start(program: &Path, directory: &Path, http: &str, answers: impl Fn() -> bool) -> Self {
         let config = format!(
             "daemon off;\npid {0}/pid;\nerror_log {0}/error.log;\nworker_processes auto;\nuser root;\n\
              events {{ worker_connections 768; }}\nhttp {{\nsendfile on;\ntcp_nopush on;\naccess_log off;\n\
@@ -69,7 +66,7 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// It has the large file, as `wheel`.
-    pub(crate) fn start(program: &str, directory: &Path) -> Self {
+    pub(crate) fn start(program: &Path, directory: &Path) -> Self {
         let files = directory.join("files/acme/private");
         fs::create_dir_all(&files).expect("a directory");
         let file = fs::File::create(files.join("wheel")).expect("a file");
@@ -136,7 +133,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn start(program: &str, directory: PathBuf, upstream: u16) -> Self {
+    pub(crate) fn start(program: &Path, directory: PathBuf, upstream: u16) -> Self {
         fs::create_dir_all(&directory).expect("a directory");
         let port = free_port();
         let place = |name: &str, more: &str| {

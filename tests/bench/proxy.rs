@@ -1,12 +1,9 @@
 //! A large file through the registry proxy, on a Unix socket and on TCP, against nginx's `proxy_pass` to the same TLS
-//! upstream, and against a caching index of Python's that has not seen the file yet.
+//! upstream.
 //!
 //! Everybody is asked by one reader, in turn.
 
-use std::fs;
-use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Child;
 
 use super::nginx::{self, Peers, Upstream, free_port};
 use super::reader::{Place, Way, in_turns};
@@ -15,73 +12,41 @@ use super::table::{Table, Target, Unit};
 
 /// All of it, for each build.
 pub(crate) fn against_nginx(table: &mut Table, sandboxes: &[Sandbox<'_>; 2], rounds: usize) {
-    let Some(program) = nginx::find() else { return };
-    let upstream = Upstream::start(program, &sandboxes[0].path("upstream"));
-    let peers = Peers::start(program, sandboxes[0].path("nginx"), upstream.port);
+    let program = match nginx::find() {
+        Ok(program) => program,
+        Err(reason) => return missing(table, sandboxes, &reason),
+    };
+    let upstream = Upstream::start(&program, &sandboxes[0].path("upstream"));
+    let peers = Peers::start(&program, sandboxes[0].path("nginx"), upstream.port);
     let served = sandboxes.each_ref().map(|sandbox| Served::start(sandbox, &upstream));
-    for (carrier, place) in [("Unix", Place::Unix(peers.socket())), ("TCP", Place::Tcp(peers.port))] {
-        let mut ways: Vec<Way> = [
-            ("nginx, as Debian ships it", "/plain"),
-            ("nginx with buffers of 64 KiB", "/wide"),
-            ("the same without temporary files", "/bare"),
-        ]
-        .map(|(name, target)| Way::new(name, place.clone(), target))
-        .into();
-        let others = ways.len();
+    for (carrier, place) in CARRIERS.into_iter().zip([Place::Unix(peers.socket()), Place::Tcp(peers.port)]) {
+        let peers = KINDS.iter().map(|(name, target, _)| Way::new(name, place.clone(), *target));
+        let mut ways: Vec<Way> = peers.collect();
         ways.extend(served.iter().map(|served| served.way(carrier == "TCP")));
         in_turns(&mut ways, rounds);
-        for own in &ways[others..] {
-            for (peer, target) in ways.iter().zip([Target::AtLeast(0.9), Target::AtLeast(0.9), Target::None])
-            {
+        let (peers, own) = ways.split_at(KINDS.len());
+        for own in own {
+            for (peer, (name, _, target)) in peers.iter().zip(KINDS) {
                 let note = format!("{:.0} against {:.0} MiB/s, {rounds} rounds", own.rate(), peer.rate());
-                let measure = format!("200 MiB on {carrier}, {}, against {}", own.name, peer.name);
-                table.row(measure, target, own.rate() / peer.rate(), Unit::Times, &note);
+                let ratio = own.rate() / peer.rate();
+                table.row(measure(carrier, &own.name, name), target, ratio, Unit::Times, &note);
             }
         }
     }
 }
 
-/// The same file under a new name each round, so that the index has to fetch it first.
-pub(crate) fn against_proxpi(
-    table: &mut Table,
-    sandboxes: &[Sandbox<'_>; 2],
-    python: Option<&Path>,
-    rounds: usize,
-) {
-    let (Some(program), Some(python)) = (nginx::find(), python) else { return };
-    let upstream = Upstream::start(program, &sandboxes[0].path("upstream-of-caches"));
-    let file = |number: usize| format!("acme_large-{number}-py3-none-any.whl");
-    let link = |number| format!("<a href=\"../../{0}\">{0}</a>\n", file(number));
-    // The first one warms everything up.
-    let page: String = (0..=rounds).map(link).collect();
-    upstream.write_public(
-        "simple/acme-large/index.html",
-        &format!("<!DOCTYPE html><html><body>{page}</body></html>"),
-    );
-    (0..=rounds).for_each(|number| upstream.link_public(&file(number)));
-    let served = sandboxes.each_ref().map(|sandbox| Served::start(sandbox, &upstream));
-    let index = Proxpi::start(python, &sandboxes[0], &upstream);
-    let mut peer = Way::new("proxpi", Place::Tcp(index.port), "");
-    let carriers = [("Unix", false), ("TCP", true)];
-    let mut own: Vec<(&str, Way)> = carriers
-        .iter()
-        .flat_map(|(carrier, on_tcp)| served.iter().map(|served| (*carrier, served.way(*on_tcp))))
-        .collect();
-    for number in 0..=rounds {
-        index.forget();
-        peer.target = format!("/index/acme-large/{}", file(number));
-        for way in own.iter_mut().map(|(_, way)| way).chain([&mut peer]) {
-            let took = way.fetch();
-            if number > 0 {
-                way.times.push(took);
+fn missing(table: &mut Table, sandboxes: &[Sandbox<'_>; 2], reason: &str) {
+    for carrier in CARRIERS {
+        for sandbox in sandboxes {
+            for (peer, _, target) in KINDS {
+                table.missing(measure(carrier, sandbox.build.name, peer), target, Unit::Times, reason);
             }
         }
     }
-    for (carrier, own) in own {
-        let note = format!("{:.0} against {:.0} MiB/s, {rounds} rounds", own.rate(), peer.rate());
-        let measure = format!("200 MiB on {carrier}, {}, against proxpi's first fetch", own.name);
-        table.row(measure, Target::AtLeast(5.0), own.rate() / peer.rate(), Unit::Times, &note);
-    }
+}
+
+fn measure(carrier: &str, build: &str, peer: &str) -> String {
+    format!("200 MiB on {carrier}, {build}, against {peer}")
 }
 
 /// A daemon that serves the upstream's repository on every carrier, in front of this sandbox.
@@ -138,45 +103,10 @@ impl Drop for Served<'_> {
     }
 }
 
-/// proxpi, as its manual starts it.
-struct Proxpi {
-    child: Child,
-    port: u16,
-    cache: std::path::PathBuf,
-}
-
-impl Proxpi {
-    fn start(python: &Path, sandbox: &Sandbox<'_>, upstream: &Upstream) -> Self {
-        let (port, cache) = (free_port(), sandbox.path("proxpi"));
-        let mut command = sandbox.command(python);
-        command
-            .args(["-m", "flask", "--app", "proxpi.server", "run", "--port", &port.to_string()])
-            .env("PROXPI_INDEX_URL", format!("https://{}/acme/public/simple/", upstream.host()))
-            .env("PROXPI_CACHE_DIR", &cache)
-            // Else it sends the client away to where the file comes from, when that takes it too long.
-            .env("PROXPI_DOWNLOAD_TIMEOUT", "600")
-            .env("PROXPI_LOGGING_LEVEL", "ERROR")
-            .env("REQUESTS_CA_BUNDLE", sandbox.path("ca.pem"))
-            .stdout(Stdio::null());
-        let child = command.spawn().expect("proxpi");
-        let index = Self { child, port, cache };
-        let give_up = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < give_up, "proxpi does not answer");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        index
-    }
-
-    /// Its files go, so that they do not fill the disk. It asks for them by name anyway.
-    fn forget(&self) {
-        let _ = fs::remove_dir_all(&self.cache);
-    }
-}
-
-impl Drop for Proxpi {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+const CARRIERS: [&str; 2] = ["Unix", "TCP"];
+/// Each nginx, where it has the file, and what is asked of us against it.
+const KINDS: [(&str, &str, Target); 3] = [
+    ("nginx, as Debian ships it", "/plain", Target::AtLeast(0.9)),
+    ("nginx with buffers of 64 KiB", "/wide", Target::AtLeast(0.9)),
+    ("the same without temporary files", "/bare", Target::None),
+];

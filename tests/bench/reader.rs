@@ -133,11 +133,20 @@ pub(crate) fn in_turns(ways: &mut [Way], rounds: usize) {
 impl Place {
     pub(crate) fn connect(&self) -> io::Result<Box<dyn Duplex>> {
         Ok(match self {
-            Self::Unix(path) => Box::new(UnixStream::connect(path)?),
-            Self::Tcp(port) => Box::new(TcpStream::connect(("127.0.0.1", *port))?),
+            Self::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Box::new(stream)
+            }
+            Self::Tcp(port) => {
+                let stream = TcpStream::connect(("127.0.0.1", *port))?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Box::new(stream)
+            }
             Self::Agent(path) => Box::new(Carried::open(path)?),
             Self::Forward { port, host, trust } => {
                 let mut stream = TcpStream::connect(("127.0.0.1", *port))?;
+                stream.set_read_timeout(Some(PATIENCE))?;
                 write!(stream, "CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n")?;
                 let mut head = Vec::new();
                 while !head.ends_with(b"\r\n\r\n") {
@@ -259,3 +268,5 @@ impl Write for Carried {
 pub(crate) const MIB: f64 = 1_048_576.0;
 /// Of the large file.
 pub(crate) const SIZE: usize = 200 << 20;
+/// How long anybody may be silent, or take to start, before that is the end of it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
