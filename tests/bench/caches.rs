@@ -109,7 +109,8 @@ fn in_turns(own: &mut [(&str, Way)], indexes: &mut [Index], rounds: usize) {
 
 /// The large file under as many names as there are rounds, and the pages that lead to it.
 fn publish(upstream: &Upstream, rounds: usize) {
-    let link = |number| format!("<a href=\"../../{0}\">{0}</a>\n", file(number));
+    let sum = upstream.sum();
+    let link = |number| format!("<a href=\"../../{0}#sha256={sum}\">{0}</a>\n", file(number));
     let links: String = (0..=rounds).map(link).collect();
     let page = |body: &str| format!("<!DOCTYPE html><html><body>{body}</body></html>");
     upstream.write_public("simple/index.html", &page(&format!("<a href=\"{PROJECT}/\">{PROJECT}</a>")));

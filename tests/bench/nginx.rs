@@ -115,6 +115,13 @@ impl Upstream {
         fs::hard_link(self.files.join("wheel"), link).expect("a link");
     }
 
+    /// The SHA-256 of the large file, as pages give it.
+    pub(crate) fn sum(&self) -> String {
+        let file = fs::read(self.files.join("wheel")).expect("the large file");
+        let sum = ring::digest::digest(&ring::digest::SHA256, &file);
+        sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn public(&self) -> PathBuf {
         self.files.with_file_name("public")
     }
