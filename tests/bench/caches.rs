@@ -17,6 +17,7 @@ use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
 use super::nginx::{self, Upstream, free_port};
+use super::process::processor_time;
 use super::proxy::Served;
 use super::reader::{PATIENCE, Place, Way};
 use super::sandbox::Sandbox;
@@ -145,7 +146,7 @@ struct Index {
     /// Where it has the file of each round.
     targets: Vec<String>,
     store: Store,
-    _server: Server,
+    server: Server,
 }
 
 /// What an index keeps of what it has served.
@@ -172,6 +173,7 @@ impl Index {
                 fs::remove_file(stored).expect("a file that goes");
             }
         }
+        self.server.rest();
         took
     }
 }
@@ -215,7 +217,7 @@ fn devpi(program: &Path, sandbox: &Sandbox<'_>, upstream: &Upstream, rounds: usi
     };
     let targets = (0..=rounds).map(find).collect::<Result<_, String>>()?;
     let way = Way::new("devpi-server", Place::Tcp(port), "");
-    Ok(Index { way, targets, store: Store::Late(directory.join("+files")), _server: server })
+    Ok(Index { way, targets, store: Store::Late(directory.join("+files")), server })
 }
 
 /// proxpi, as its manual starts it.
@@ -235,7 +237,7 @@ fn proxpi(python: &Path, sandbox: &Sandbox<'_>, upstream: &Upstream, rounds: usi
     server.wait_for("proxpi", port)?;
     let targets = (0..=rounds).map(|number| format!("/index/{PROJECT}/{}", file(number))).collect();
     let way = Way::new("proxpi", Place::Tcp(port), "");
-    Ok(Index { way, targets, store: Store::Early(cache), _server: server })
+    Ok(Index { way, targets, store: Store::Early(cache), server })
 }
 
 /// A process that ends with its value.
@@ -248,6 +250,17 @@ impl Server {
 
     fn has_ended(&mut self) -> bool {
         self.0.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Waits until it takes no processor time any more, which would be taken from whoever is next.
+    fn rest(&self) {
+        let mut before = processor_time(self.0.id());
+        let rests = within(PATIENCE, || {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = processor_time(self.0.id());
+            std::mem::replace(&mut before, now) == now
+        });
+        assert!(rests, "an index does not come to rest");
     }
 
     fn wait_for(&mut self, name: &str, port: u16) -> Result<(), String> {

@@ -119,7 +119,7 @@ impl Upstream {
     pub(crate) fn sum(&self) -> String {
         let file = fs::read(self.files.join("wheel")).expect("the large file");
         let sum = ring::digest::digest(&ring::digest::SHA256, &file);
-        sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        sum.as_ref().iter().fold(String::new(), |sum, byte| sum + &format!("{byte:02x}"))
     }
 
     fn public(&self) -> PathBuf {
