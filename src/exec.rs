@@ -93,8 +93,8 @@ fn watch(
     // Before there is a thread that would not know of it.
     let signals = child::hold_signals()?;
     let command = child::command(&order.program, &order.arguments, wiring, &signals);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread, which no carrier outruns. With two, each piece of a download wakes the other one for nothing.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .thread_keep_alive(Duration::from_secs(1))
         .enable_all()
         .build()?;

@@ -4,8 +4,10 @@
 pub mod body;
 pub mod client;
 pub mod headers;
+pub mod patience;
 pub mod patient;
 pub mod pool;
 pub mod proxy;
 pub mod server;
 pub mod stream;
+pub mod wide;

@@ -18,9 +18,9 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
-use tokio::time::{Sleep, sleep};
 
-use super::stream::{StreamTask, Way, WayFault};
+use super::stream::{Mover, Way, WayFault};
+use crate::http::patience::Patience;
 
 /// See the module.
 pub struct Answer {
@@ -31,17 +31,17 @@ pub struct Answer {
     /// How many bytes were given to the reader.
     position: u64,
     resumptions: u8,
-    /// Runs while the daemon owes a piece.
-    waiting: Option<Pin<Box<Sleep>>>,
+    /// While the daemon owes a piece.
+    waiting: Patience,
 }
 
 enum State {
-    Reading { body: Incoming, _task: StreamTask },
+    Reading { body: Incoming, mover: Mover },
     Resuming { next: Next, why: WayFault },
     Ended,
 }
 
-type Next = Pin<Box<dyn Future<Output = Result<(Response<Incoming>, StreamTask), WayFault>> + Send>>;
+type Next = Pin<Box<dyn Future<Output = Result<(Response<Incoming>, Mover), WayFault>> + Send>>;
 
 /// An entity that can be asked for in parts.
 struct Whole {
@@ -53,19 +53,19 @@ struct Whole {
 }
 
 impl Answer {
-    pub(super) fn plain(way: Way, body: Incoming, task: StreamTask) -> Self {
-        let state = State::Reading { body, _task: task };
-        Self { way, state, whole: None, position: 0, resumptions: 0, waiting: None }
+    pub(super) fn plain(way: Way, body: Incoming, mover: Mover) -> Self {
+        let state = State::Reading { body, mover };
+        Self { way, state, whole: None, position: 0, resumptions: 0, waiting: Patience::default() }
     }
 
     pub(super) fn resumable(
         way: Way,
         head: Parts,
         response: Response<Incoming>,
-        task: StreamTask,
+        mover: Mover,
     ) -> Response<Self> {
         let whole = Whole::of(head, &response);
-        response.map(|body| Self { whole, ..Self::plain(way, body, task) })
+        response.map(|body| Self { whole, ..Self::plain(way, body, mover) })
     }
 
     /// The stream is broken: begins to ask for the rest, or gives the fault back where there is no way.
@@ -76,7 +76,7 @@ impl Answer {
         }
         let Some(head) = whole.rest(self.position) else { return Err(why) };
         self.resumptions += 1;
-        self.waiting = None;
+        self.waiting.met();
         let way = self.way.clone();
         self.state = State::Resuming { next: Box::pin(async move { way.repeat(&head).await }), why };
         Ok(())
@@ -116,6 +116,19 @@ impl Whole {
     }
 }
 
+/// The next piece, which is moved here if it has to be.
+fn poll_body(
+    body: &mut Incoming,
+    mover: &mut Mover,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    let poll = Pin::new(&mut *body).poll_frame(context);
+    if poll.is_pending() && mover.poll(context) {
+        return Pin::new(body).poll_frame(context);
+    }
+    poll
+}
+
 /// RFC 9110 8.8.1: a weak one allows other bytes.
 fn is_strong(etag: &HeaderValue) -> bool {
     let etag = etag.as_bytes();
@@ -134,9 +147,9 @@ impl Body for Answer {
         loop {
             let path = || this.way.path().to_owned();
             let fault = match &mut this.state {
-                State::Reading { body, .. } => match Pin::new(body).poll_frame(context) {
+                State::Reading { body, mover } => match poll_body(body, mover, context) {
                     Poll::Ready(Some(Ok(frame))) => {
-                        this.waiting = None;
+                        this.waiting.met();
                         this.position += frame.data_ref().map_or(0, Bytes::len) as u64;
                         return Poll::Ready(Some(Ok(frame)));
                     }
@@ -146,8 +159,7 @@ impl Body for Answer {
                     }
                     Poll::Ready(Some(Err(source))) => WayFault::Broken { path: path(), source },
                     Poll::Pending => {
-                        let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(IDLE)));
-                        ready!(waiting.as_mut().poll(context));
+                        ready!(this.waiting.poll(IDLE, context));
                         WayFault::Deadline { path: path(), waited: IDLE }
                     }
                 },
@@ -163,8 +175,8 @@ impl Body for Answer {
                         whole.is_some_and(|whole| whole.is_continued_by(status, headers, position))
                     };
                     match outcome {
-                        Ok((response, task)) if fits(&response) => {
-                            this.state = State::Reading { body: response.into_body(), _task: task };
+                        Ok((response, mover)) if fits(&response) => {
+                            this.state = State::Reading { body: response.into_body(), mover };
                             continue;
                         }
                         // The registry may be the one that is out of breath.

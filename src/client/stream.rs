@@ -5,6 +5,7 @@
 //! request waits for it a little; a download that breaks in the middle goes on where it stopped
 //! ([`resume`](super::resume)). Nothing in here knows a token.
 
+use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -150,7 +151,8 @@ impl Way {
         let whole = async {
             let mut request = Request::new(nothing());
             *request.uri_mut() = hyper::Uri::from_static(target);
-            let (response, _task) = self.exchange(request, BUSY).await?;
+            let (response, mover) = self.exchange(request, BUSY).await?;
+            let _task = mover.spawn();
             let status = response.status();
             let body = Limited::new(response.into_body(), LARGEST).collect().await;
             Ok((status, body.map_err(|_| WayFault::TooLong(self.path().to_owned()))?.to_bytes()))
@@ -167,19 +169,21 @@ impl Way {
         let repeatable =
             matches!(*request.method(), Method::GET | Method::HEAD) && request.body().is_end_stream();
         if !repeatable {
-            let (response, task) = self.exchange(request, RESTART).await?;
-            return Ok(response.map(|body| Answer::plain(self.clone(), body, task)));
+            let (response, mover) = self.exchange(request, RESTART).await?;
+            // The rest of the upload moves, whether somebody reads the answer or not.
+            let mover = mover.spawn();
+            return Ok(response.map(|body| Answer::plain(self.clone(), body, mover)));
         }
         let head = request.into_parts().0;
-        let (response, task) = self.repeat(&head).await?;
-        Ok(Answer::resumable(self.clone(), head, response, task))
+        let (response, mover) = self.repeat(&head).await?;
+        Ok(Answer::resumable(self.clone(), head, response, mover))
     }
 
     /// A request without a body, until it is answered.
     pub(super) async fn repeat(
         &self,
         head: &hyper::http::request::Parts,
-    ) -> Result<(Response<Incoming>, StreamTask), WayFault> {
+    ) -> Result<(Response<Incoming>, Mover), WayFault> {
         let mut left = MOST_REPEATS;
         loop {
             let again = Request::from_parts(head.clone(), nothing());
@@ -194,7 +198,7 @@ impl Way {
         &self,
         mut request: Request<Sent>,
         patience: Duration,
-    ) -> Result<(Response<Incoming>, StreamTask), WayFault> {
+    ) -> Result<(Response<Incoming>, Mover), WayFault> {
         request.headers_mut().insert(HOST, HeaderValue::from_static("valetkey"));
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         let broken = |source| WayFault::Broken { path: self.path().to_owned(), source };
@@ -206,17 +210,21 @@ impl Way {
             .await
             .map_err(broken)?;
         // Whoever reads the answer hears of an error.
-        let task = StreamTask(tokio::spawn(async move { drop(moving.await) }).abort_handle());
-        let moved = Arc::new(AtomicU64::new(0));
-        let request = request.map(|body| Counted { body, moved: Arc::clone(&moved) });
+        let mut mover = Mover::Here(Box::pin(async move { drop(moving.await) }));
+        let taken = Arc::new(AtomicU64::new(0));
+        let request = request.map(|body| Counted { body, moved: Arc::clone(&taken) });
         let answer = sender.send_request(request);
         tokio::pin!(answer);
         let mut seen = 0;
         loop {
-            match timeout_at(Instant::now() + HEAD, answer.as_mut()).await {
-                Ok(response) => return Ok((response.map_err(broken)?, task)),
+            let head = poll_fn(|context| {
+                mover.poll(context);
+                answer.as_mut().poll(context)
+            });
+            match timeout_at(Instant::now() + HEAD, head).await {
+                Ok(response) => return Ok((response.map_err(broken)?, mover)),
                 // As long as an upload moves, the answer is not due.
-                Err(_) if moved.load(Ordering::Relaxed) > seen => seen = moved.load(Ordering::Relaxed),
+                Err(_) if taken.load(Ordering::Relaxed) > seen => seen = taken.load(Ordering::Relaxed),
                 Err(_) => return Err(self.late(HEAD)),
             }
         }
@@ -254,11 +262,38 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | WouldBlock)
 }
 
-/// The task that moves the bytes of a stream. Dropping it cuts the stream.
-#[derive(Debug)]
-pub(super) struct StreamTask(AbortHandle);
+/// What moves the bytes of a stream. Dropping it cuts the stream.
+///
+/// For a download that is whoever reads the answer: a task of its own would be woken for every piece, mostly on
+/// another core, and that costs more than the piece.
+pub(super) enum Mover {
+    Here(Pin<Box<dyn Future<Output = ()> + Send>>),
+    There { _task: Task },
+    Done,
+}
 
-impl Drop for StreamTask {
+impl Mover {
+    /// Moves what can be moved now. `true` while there is something to move here.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> bool {
+        let Self::Here(moving) = self else { return false };
+        if moving.as_mut().poll(context).is_ready() {
+            *self = Self::Done;
+        }
+        true
+    }
+
+    fn spawn(self) -> Self {
+        match self {
+            Self::Here(moving) => Self::There { _task: Task(tokio::spawn(moving).abort_handle()) },
+            other => other,
+        }
+    }
+}
+
+/// A task that ends with the value.
+pub(super) struct Task(AbortHandle);
+
+impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }

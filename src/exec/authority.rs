@@ -15,11 +15,12 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType, SerialNumber,
 };
 use ring::rand::{SecureRandom, SystemRandom};
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig};
 use thiserror::Error;
 
 use crate::client::granted::HostPattern;
@@ -104,7 +105,7 @@ impl Authority {
     fn make(&self, host: &str, now: SystemTime) -> Result<ServerConfig, AuthorityFault> {
         let unusable = |source| AuthorityFault::Unusable { name: host.to_owned(), source };
         let (certificate, key) = self.leaf(host, now)?;
-        let provider = Arc::new(default_provider());
+        let provider = Arc::new(provider());
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let key = provider.key_provider.load_private_key(key).map_err(unusable)?;
         let certified = Arc::new(CertifiedKey::new(vec![certificate], key));
@@ -113,6 +114,7 @@ impl Authority {
             .map_err(unusable)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(OneHost { host: host.to_owned(), certified }));
+        config.ignore_client_order = has_aes();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
@@ -160,6 +162,22 @@ impl ResolvesServerCert for OneHost {
     }
 }
 
+/// Both ends are on this machine: where it has AES in hardware, the shortest key is as good as the longest, and cheaper.
+fn provider() -> CryptoProvider {
+    let mut provider = default_provider();
+    provider.cipher_suites.sort_by_key(|suite| !SHORT.contains(&suite.suite()));
+    provider
+}
+
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
 /// For which names the authority may speak. A kind of name that is not mentioned would be unlimited.
 fn constraints(hosts: &[HostPattern]) -> NameConstraints {
     let mut permitted: Vec<GeneralSubtree> = Vec::new();
@@ -200,6 +218,9 @@ const EARLIER: Duration = Duration::from_secs(3600);
 const AUTHORITY_LIFE: Duration = Duration::from_secs(90 * 86_400);
 const LEAF_LIFE: Duration = Duration::from_secs(86_400);
 const MOST_HOSTS: usize = 256;
+/// The keys of these have 128 bits.
+const SHORT: [CipherSuite; 2] =
+    [CipherSuite::TLS13_AES_128_GCM_SHA256, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
 
 #[cfg(test)]
 mod tests {

@@ -31,6 +31,7 @@ use tower_service::Service;
 
 use super::pool::Pool;
 use super::proxy::ProxyConnector;
+use super::wide::{Crowd, WideConnector};
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
 
@@ -155,17 +156,19 @@ struct Shared {
     extra_ca: Option<PathBuf>,
     secure: OnceLock<Result<SecureConnector, String>>,
     pool: Arc<Pool>,
+    crowd: Crowd,
 }
 
 /// Opens connections with TLS, on which HTTP/1.1 is spoken: where one HTTP/2 connection carries many files, two
 /// readers that stop reading hold up all the others.
-pub(super) type SecureConnector = HttpsConnector<ProxyConnector>;
+pub(super) type SecureConnector = HttpsConnector<WideConnector>;
 
 impl HttpClient {
     #[must_use]
     pub fn new(environment: &Environment, extra_ca: Option<PathBuf>) -> Self {
         let connector = ProxyConnector::new(environment);
-        let shared = Shared { connector, extra_ca, secure: OnceLock::new(), pool: Arc::default() };
+        let (secure, pool, crowd) = (OnceLock::new(), Arc::default(), Crowd::default());
+        let shared = Shared { connector, extra_ca, secure, pool, crowd };
         Self { shared: Arc::new(shared) }
     }
 
@@ -236,6 +239,11 @@ impl HttpClient {
         }
     }
 
+    /// The size of the pieces in which a new connection is read.
+    pub(super) fn piece(&self) -> usize {
+        self.shared.crowd.piece()
+    }
+
     /// The connections that are kept for a while.
     pub(super) fn pool(&self) -> &Arc<Pool> {
         &self.shared.pool
@@ -258,7 +266,7 @@ impl Shared {
             .with_tls_config(config)
             .https_only()
             .enable_http1()
-            .wrap_connector(self.connector.clone()))
+            .wrap_connector(WideConnector { connector: self.connector.clone(), crowd: self.crowd.clone() }))
     }
 }
 

@@ -1,6 +1,5 @@
 //! A stream whose writes have a bound: a peer that does not read its answers is a peer that is gone.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+
+use super::patience::Patience;
 
 /// Passes everything on, and fails a write that has made no progress for ten seconds, or for a minute in the middle
 /// of a long body: whoever unpacks while he reads may be held up by his disk.
@@ -16,8 +16,8 @@ use tokio::time::{Sleep, sleep};
 pub struct Patient<'a, S> {
     stream: S,
     bulk: &'a AtomicBool,
-    /// Runs while a write waits.
-    waiting: Option<Pin<Box<Sleep>>>,
+    /// While a write waits.
+    waiting: Option<Patience>,
 }
 
 impl<'a, S> Patient<'a, S> {
@@ -27,13 +27,18 @@ impl<'a, S> Patient<'a, S> {
     }
 
     fn bound<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let in_bulk = self.bulk.load(Ordering::Relaxed);
         if poll.is_ready() {
-            self.waiting = None;
+            match &mut self.waiting {
+                // There are thousands of writes in one.
+                Some(waiting) if in_bulk => waiting.met(),
+                waiting => *waiting = None,
+            }
             return poll;
         }
-        let patience = if self.bulk.load(Ordering::Relaxed) { PATIENCE_IN_BULK } else { PATIENCE };
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(patience)));
-        waiting.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let patience = if in_bulk { PATIENCE_IN_BULK } else { PATIENCE };
+        let waiting = self.waiting.get_or_insert_default();
+        waiting.poll(patience, context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

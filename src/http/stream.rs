@@ -13,12 +13,15 @@ use std::time::Duration;
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::Builder;
 use hyper::{Method, Request, Response, Uri};
-use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout, timeout_at};
 use tower_service::Service;
 
 use super::body::{Body, Progress};
 use super::client::{HttpClient, HttpFault, broken, host_of, to_origin_form, unconnected};
+use super::patience::Patience;
 use super::pool::{Connection, Key, Pool};
+use super::wide::Filled;
 use crate::secret::Fingerprint;
 
 impl HttpClient {
@@ -59,9 +62,9 @@ impl HttpClient {
         let late = |_| HttpFault::Deadline { host: host.to_owned(), waited: CONNECT };
         let stream = opened.map_err(late)?.map_err(|error| unconnected(host, error.as_ref()))?;
         let (sender, moving) = Builder::new()
-            .read_buf_exact_size(Some(BUFFER))
+            .read_buf_exact_size(Some(self.piece()))
             .max_headers(MOST_HEADERS)
-            .handshake(stream)
+            .handshake(TokioIo::new(Filled::new(TokioIo::new(stream))))
             .await
             .map_err(|error| broken(host, &error))?;
         // Whoever reads the answer hears of an error.
@@ -105,7 +108,8 @@ impl Line {
         };
         let (head, body) = response.into_parts();
         let keep = upload.is_none();
-        let mut download = Download { body, line: Some(self), keep, waiting: None, host: host.to_owned() };
+        let mut download =
+            Download { body, line: Some(self), keep, waiting: Patience::default(), host: host.to_owned() };
         if download.body.is_end_stream() {
             download.keep();
         }
@@ -120,8 +124,8 @@ pub struct Download {
     line: Option<Line>,
     /// An upload may end after its answer: then the connection is of no further use.
     keep: bool,
-    /// Runs while the server owes a piece.
-    waiting: Option<Pin<Box<Sleep>>>,
+    /// While the server owes a piece.
+    waiting: Patience,
     host: String,
 }
 
@@ -160,11 +164,10 @@ impl HttpBody for Download {
     ) -> Poll<Option<Result<Frame<Bytes>, HttpFault>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
-            let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(IDLE)));
             let late = || HttpFault::Deadline { host: this.host.clone(), waited: IDLE };
-            return waiting.as_mut().poll(context).map(|()| Some(Err(late())));
+            return this.waiting.poll(IDLE, context).map(|()| Some(Err(late())));
         };
-        this.waiting = None;
+        this.waiting.met();
         match &frame {
             None => this.keep(),
             Some(Ok(_)) if this.body.is_end_stream() => this.keep(),
@@ -191,8 +194,6 @@ impl std::fmt::Debug for Download {
 const CONNECT: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(60);
-/// Four TLS records. Larger ones gained no speed, and sixty-four downloads hold one each.
-const BUFFER: usize = 64 << 10;
 const MOST_HEADERS: usize = 128;
 const LITTLE: usize = 64 << 10;
 const SOON: Duration = Duration::from_millis(500);

@@ -10,16 +10,18 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::process;
+use super::engine::{Engine, output, program};
 use super::table::{Table, Target, Unit};
 
-/// Races in a build of Docker's and in one of buildah's, then measures the memory that 64 downloads need.
-pub(crate) fn measure(table: &mut Table, carry: &Path, rounds: usize) {
-    let place = Place::new(carry);
-    race(table, "docker build", Target::AtLeast(0.9), &place.docker_build(rounds));
-    race(table, "buildah bud", Target::AtLeast(0.85), &place.buildah_bud(rounds));
-    race(table, "no container", Target::None, &place.on_the_host(rounds));
-    memory(table, &place);
+/// Races in a build of Docker's, in one of buildah's, and without a container.
+pub(crate) fn measure(table: &mut Table, carry: Option<&Path>, rounds: usize) {
+    let place = carry.map(Place::new).ok_or_else(|| NO_CARRY.to_owned());
+    let log = |run: fn(&Place, usize) -> Result<String, String>| {
+        run(place.as_ref().map_err(String::clone)?, rounds)
+    };
+    race(table, "docker build", Target::AtLeast(0.9), &log(Place::docker_build));
+    race(table, "buildah bud", Target::AtLeast(0.85), &log(Place::buildah_bud));
+    race(table, "no container", Target::None, &log(Place::on_the_host));
 }
 
 /// The carrier's part of what the bare channel gives on as many connections: the median of the rounds' ratios.
@@ -28,7 +30,7 @@ fn race(table: &mut Table, name: &str, target: Target, log: &Result<String, Stri
     let log = match log {
         Ok(log) => log,
         Err(reason) => {
-            table.row(measure, Target::None, f64::NAN, Unit::Times, reason);
+            table.missing(measure, target, Unit::Times, reason);
             return;
         }
     };
@@ -45,18 +47,6 @@ fn race(table: &mut Table, name: &str, target: Target, log: &Result<String, Stri
     for [middle, late] in figures(log, "ask ") {
         let measure = format!("  an answer of 1,500 bytes, {name}");
         table.row(measure, Target::None, middle, Unit::Milliseconds, &format!("p99 {late:.1} ms"));
-    }
-}
-
-fn memory(table: &mut Table, place: &Place) {
-    for (what, pause) in [("64 downloads at once", "0"), ("64 slow ones", "20")] {
-        let server = place.serve("memory");
-        let log = place.run(&["crowd", &server.carried(), "--mebibytes", "10", "--pause", pause]);
-        let rate = log.as_deref().map_or(f64::NAN, |log| figures::<1>(log, "crowd ")[0][0]);
-        let note = format!("{rate:.0} MiB/s in all");
-        let peak = process::peak_resident(server.child.id());
-        let measure = format!("memory at most, {what} by the agent carrier");
-        table.row(measure, Target::AtMost(24.0), peak, Unit::Mebibytes, &note);
     }
 }
 
@@ -100,14 +90,10 @@ impl Place {
     }
 
     fn docker_build(&self, rounds: usize) -> Result<String, String> {
-        let docker = program("docker")?;
-        let engine = Engine::start(self)?;
+        let engine = Engine::start(self.top.path())?;
         let server = self.serve("docker");
-        let mut command = Command::new(docker);
+        let mut command = engine.docker()?;
         command
-            .env("DOCKER_BUILDKIT", "1")
-            .arg("-H")
-            .arg(&engine.address)
             .args(["build", "--progress=plain", "--no-cache", "--network=none"])
             .args(["--ssh", &format!("carried={}", server.carried())])
             .args(["--ssh", &format!("bare={}", server.bare())])
@@ -167,85 +153,8 @@ impl Drop for Server {
     }
 }
 
-/// A Docker Engine of our own that needs no network.
-struct Engine {
-    child: Child,
-    address: String,
-}
-
-impl Engine {
-    fn start(place: &Place) -> Result<Self, String> {
-        let socket = place.path("docker.sock");
-        let address = format!("unix://{}", socket.display());
-        let log = fs::File::create(place.path("dockerd.log")).expect("a log");
-        let mut command = Command::new(program("dockerd")?);
-        command
-            .arg("--data-root")
-            .arg(place.path("docker"))
-            .arg("--exec-root")
-            .arg(place.path("docker-run"))
-            .arg("--pidfile")
-            .arg(place.path("docker.pid"))
-            .args([
-                "-H",
-                &address,
-                "--bridge=none",
-                "--iptables=false",
-                "--ip6tables=false",
-                "--ip-masq=false",
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let child = command.spawn().map_err(|error| format!("dockerd: {error}"))?;
-        let engine = Self { child, address };
-        // It listens before it serves, and answers late while it starts its parts.
-        let give_up = Instant::now() + Duration::from_secs(60);
-        while !engine.is_ready() {
-            if Instant::now() > give_up {
-                return Err(format!("dockerd does not start, see {}", place.path("dockerd.log").display()));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(engine)
-    }
-
-    fn is_ready(&self) -> bool {
-        let mut command = Command::new("docker");
-        command.arg("-H").arg(&self.address).arg("version").stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        // In order: it has processes and mounts of its own to take with it.
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
-    }
-}
-
-/// Where Debian puts a program; a first one on PATH may lack the parts that build.
-fn program(name: &str) -> Result<PathBuf, String> {
-    let places = ["/usr/bin", "/usr/sbin", "/usr/local/bin"];
-    let found = places.iter().map(|place| Path::new(place).join(name)).find(|path| path.exists());
-    found.ok_or_else(|| format!("not measured: {name} is not installed"))
-}
-
-/// What a program says, on both outputs.
-fn output(command: &mut Command) -> Result<String, String> {
-    let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    if output.status.success() {
-        return Ok(text.concat());
-    }
-    let last: Vec<&str> = text[1].lines().rev().take(3).collect();
-    Err(format!("not measured: {}", last.join(" | ")))
-}
-
 /// The numbers behind a word, wherever in a line it stands.
-fn figures<const N: usize>(log: &str, word: &str) -> Vec<[f64; N]> {
+pub(crate) fn figures<const N: usize>(log: &str, word: &str) -> Vec<[f64; N]> {
     let numbers = |line: &str| -> Option<[f64; N]> {
         let (_, rest) = line.split_once(word)?;
         let numbers: Vec<f64> = rest.split_whitespace().map_while(|word| word.parse().ok()).collect();
@@ -254,7 +163,7 @@ fn figures<const N: usize>(log: &str, word: &str) -> Vec<[f64; N]> {
     log.lines().filter_map(numbers).collect()
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -266,3 +175,5 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+pub(crate) const NO_CARRY: &str = "not measured: no --carry";

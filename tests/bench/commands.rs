@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::race::{Runner, median, race};
+use super::race::{Runner, race};
+use super::reader::median;
 use super::sandbox::{INDEX, Sandbox, USERNAME, timed};
 use super::stand_in::{Fault, Options, StandIn};
 use super::table::{Table, Target, Unit};

@@ -16,12 +16,20 @@
     reason = "a benchmark that cannot go on says where it stands, and counts are small"
 )]
 
+mod builds;
+mod caches;
 mod carrier;
 mod commands;
 mod connections;
+mod engine;
+mod forward;
+mod memory;
+mod nginx;
+mod pages;
 mod process;
 mod proxy;
 mod race;
+mod reader;
 mod sandbox;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
@@ -33,6 +41,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use reader::MIB;
 use sandbox::{Build, Sandbox};
 use stand_in::{Options, StandIn};
 use table::{Table, Target, Unit};
@@ -56,6 +65,15 @@ struct Arguments {
     /// The two ends of the agent carrier, static; without it, the carrier is not measured
     #[arg(long)]
     carry: Option<PathBuf>,
+    /// `devpi-server`, with `devpi-init` beside it; without it, that index is not measured
+    #[arg(long)]
+    devpi: Option<PathBuf>,
+    /// proxpi's Python; without it, that index is not measured
+    #[arg(long)]
+    proxpi: Option<PathBuf>,
+    /// What `tests/prepare-engines` made: a build that installs something needs a file system with pip
+    #[arg(long, default_value = "target/engines")]
+    engines: PathBuf,
     /// How often each command runs; Python and auto-start, which are slow, run a quarter of it, at least 50 times
     #[arg(long, default_value_t = 300)]
     rounds: usize,
@@ -83,9 +101,21 @@ enum Measure {
     Autostart,
     Crowd,
     Load,
+    /// A large file against nginx's `proxy_pass`, on Unix and TCP
     Proxy,
+    /// The same against the first fetch of caching indexes
+    Cache,
+    /// `exec`'s forward proxy against its carrier
+    Exec,
+    /// The daemon's memory with many downloads at once
+    Memory,
+    /// First bytes of large index pages
+    Pages,
     Size,
+    /// The agent carrier against the bare channel, in builds
     Carrier,
+    /// A build with credentials against one without
+    Build,
 }
 
 fn main() {
@@ -106,6 +136,8 @@ fn main() {
         Build { name: "dynamic", binary: absolute(&arguments.dynamic), warm_target: Target::None },
     ];
     let sandboxes = builds.map(|build| Sandbox::new(build, &google));
+
+    let carry = arguments.carry.as_deref().map(absolute);
 
     let mut table = Table::new(&machine());
     if wanted(Measure::Commands) {
@@ -129,22 +161,47 @@ fn main() {
         say("256 busy connections, and rest");
         connections::load_and_rest(&mut table, &sandboxes, Duration::from_secs_f64(seconds));
     }
+    let bulk_rounds = if arguments.quick { 3 } else { (arguments.rounds / 20).max(15) };
     if wanted(Measure::Proxy) {
-        say("a large file through the registry proxy, and 64 at once");
-        let rounds = if arguments.quick { 3 } else { (arguments.rounds / 5).max(15) };
-        proxy::against_nginx(&mut table, &sandboxes, rounds);
+        say("a large file through the registry proxy");
+        proxy::against_nginx(&mut table, &sandboxes, bulk_rounds);
+    }
+    if wanted(Measure::Cache) {
+        say("the same against caching indexes");
+        let rounds = if arguments.quick { 2 } else { 7 };
+        let (devpi, proxpi) = (arguments.devpi.as_deref(), arguments.proxpi.as_deref());
+        caches::first_fetches(&mut table, &sandboxes, &caches::Programs { devpi, proxpi }, rounds);
+    }
+    if wanted(Measure::Exec) {
+        say("the same through exec's forward proxy");
+        forward::against_its_carrier(&mut table, &sandboxes, bulk_rounds);
+        let rounds = if arguments.quick { 2 } else { 7 };
+        forward::in_a_build(&mut table, &sandboxes[0], carry.as_deref(), rounds);
+    }
+    if wanted(Measure::Memory) {
+        say("64 downloads at once on each carrier");
+        memory::of_crowds(&mut table, &sandboxes);
+    }
+    if wanted(Measure::Pages) {
+        say("large pages through the index");
+        pages::first_bytes(&mut table, &sandboxes, if arguments.quick { 5 } else { rounds.min(100) });
     }
     if wanted(Measure::Size) {
         for sandbox in &sandboxes {
             let size = sandbox.build.binary.metadata().expect("the binary is there").len() as f64;
             let measure = format!("size of the binary, {}", sandbox.build.name);
-            table.row(measure, Target::AtMost(6.0), size / MIB, Unit::Mebibytes, "");
+            table.row(measure, Target::AtMost(7.0), size / MIB, Unit::Mebibytes, "");
         }
     }
+    if wanted(Measure::Build) {
+        say("twenty private wheels in a docker build");
+        let rounds = if arguments.quick { 1 } else { 7 };
+        builds::with_and_without(&mut table, &sandboxes[0], &absolute(&arguments.engines), rounds);
+    }
     drop(sandboxes);
-    if let Some(carry) = arguments.carry.filter(|_| wanted(Measure::Carrier)) {
+    if wanted(Measure::Carrier) {
         say("the agent carrier, inside of builds");
-        carrier::measure(&mut table, &absolute(&carry), if arguments.quick { 1 } else { 5 });
+        carrier::measure(&mut table, carry.as_deref(), if arguments.quick { 1 } else { 5 });
     }
     let _ = std::io::stdout().write_all(table.render().as_bytes());
 }
@@ -168,5 +225,3 @@ fn say(text: &str) {
 fn absolute(path: &std::path::Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
-
-const MIB: f64 = 1_048_576.0;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::seq::SliceRandom;
 
+use super::reader::median;
 use super::sandbox::timed;
 
 /// One that takes part.
@@ -65,18 +66,6 @@ pub(crate) fn race<const N: usize>(mut runners: [Runner; N], rounds: usize) -> [
         }
     }
     runners
-}
-
-/// In seconds.
-pub(crate) fn median(times: &[Duration]) -> f64 {
-    let mut sorted: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len().is_multiple_of(2) {
-        f64::midpoint(sorted[middle - 1], sorted[middle])
-    } else {
-        sorted[middle]
-    }
 }
 
 const WARM_UP: usize = 2;

@@ -43,15 +43,20 @@ impl<'a> Sandbox<'a> {
         symlink(&build.binary, top.join("bin/keyring")).expect("a link");
         symlink(&build.binary, top.join("bin/valetkey")).expect("a link");
         let sandbox = Self { build, google, top };
-        let ca = sandbox.write("ca.pem", &google.ca_pem());
-        let config =
-            format!("extra_ca = \"{}\"\n[endpoints]\ntoken = \"{}/token\"\n", ca.display(), google.origin());
-        sandbox.write("home/.config/valetkey/config.toml", &config);
+        sandbox.configure("", "");
         sandbox.write(
             "home/.config/gcloud/application_default_credentials.json",
             &google.authorized_user("developer@acme.example"),
         );
         sandbox
+    }
+
+    /// Writes the configuration anew: the stand-in, whatever these certificates vouch for, and these lines.
+    pub(crate) fn configure(&self, certificates: &str, lines: &str) {
+        let ca = self.write("ca.pem", &(self.google.ca_pem() + certificates));
+        let (ca, origin) = (ca.display(), self.google.origin());
+        let text = format!("extra_ca = \"{ca}\"\n[endpoints]\ntoken = \"{origin}/token\"\n{lines}");
+        self.write("home/.config/valetkey/config.toml", &text);
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
@@ -121,7 +126,7 @@ impl<'a> Sandbox<'a> {
         });
     }
 
-    fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let give_up = Instant::now() + Duration::from_secs(15);
         while !holds() {
             assert!(Instant::now() < give_up, "{}: {what}: it never came to that", self.build.name);

@@ -1,4 +1,4 @@
-//! The one table: measure, target, result, verdict.
+//! The one table: measure, goal, what was seen, verdict.
 
 use std::fmt::Write;
 
@@ -32,7 +32,7 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(title: &str) -> Self {
-        let head = ["measure", "target", "result", "verdict"].map(str::to_owned);
+        let head = ["measure", "goal", "seen", "verdict"].map(str::to_owned);
         Self { title: title.to_owned(), rows: vec![head] }
     }
 
@@ -45,6 +45,11 @@ impl Table {
             format!("{}{note}", unit.write(value)),
             target.verdict(value, unit),
         ]);
+    }
+
+    /// A figure that could not be taken: that is no goal met.
+    pub(crate) fn missing(&mut self, measure: String, target: Target, unit: Unit, reason: &str) {
+        self.rows.push([measure, target.words(unit), reason.to_owned(), "NOT MEASURED".to_owned()]);
     }
 
     pub(crate) fn render(&self) -> String {

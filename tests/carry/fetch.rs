@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use valetkey::carrier::agent::{AgentChannel, exchange_once};
 
 use super::bare;
+use super::reader::{MIB, Place, SIZE, Way, trusting};
 
 pub(crate) async fn race(carried: &Path, bare: &Path, bytes: u64, rounds: usize) {
     let channel = AgentChannel::at(carried.to_owned());
@@ -50,6 +51,27 @@ pub(crate) fn ask(carried: &Path, count: usize) {
     say(&format!("ask {:.2} {:.2}", at(50), at(99)));
 }
 
+#[expect(clippy::disallowed_methods, reason = "what `exec` says to its command is in the environment")]
+pub(crate) fn forward(host: &str, rounds: usize) {
+    let variable = |name: &str| std::env::var(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let port = variable("HTTPS_PROXY").rsplit(':').next().and_then(|port| port.parse().ok());
+    let bundle = std::fs::read_to_string(variable("SSL_CERT_FILE")).expect("a bundle");
+    let through = Place::Forward {
+        port: port.expect("the proxy's port"),
+        host: host.to_owned(),
+        trust: trusting(&bundle),
+    };
+    let carried = Place::Agent(variable("SSH_AUTH_SOCK").into());
+    let carried = Way::new("the carrier", carried, format!("/registry/{host}/acme/private/wheel"));
+    let through = Way::new("exec", through, "/acme/private/wheel");
+    for round in 0..=rounds {
+        let rates = [&carried, &through].map(|way| SIZE as f64 / MIB / way.fetch().as_secs_f64());
+        if round > 0 {
+            say(&format!("forward {:.1} {:.1}", rates[0], rates[1]));
+        }
+    }
+}
+
 async fn fetch(channel: &AgentChannel, bytes: u64, pause: Duration) {
     let mut stream = channel.open().expect("a stream");
     let request = format!("GET /{bytes} HTTP/1.1\r\nhost: valetkey\r\nconnection: close\r\n\r\n");
@@ -76,5 +98,3 @@ async fn rate(bytes: u64, step: impl Future<Output = ()>) -> f64 {
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
-
-const MIB: f64 = 1_048_576.0;

@@ -13,7 +13,16 @@
 
 mod bare;
 mod fetch;
+#[path = "../bench/process.rs"]
+#[allow(dead_code, reason = "the bench uses the rest")]
+mod process;
+#[path = "../bench/reader.rs"]
+#[allow(dead_code, reason = "the bench uses the rest")]
+mod reader;
 mod serve;
+#[path = "../bench/table.rs"]
+#[allow(dead_code, reason = "the bench uses the rest")]
+mod table;
 
 use std::path::PathBuf;
 
@@ -52,6 +61,13 @@ enum Act {
         #[arg(long, default_value_t = 0)]
         pause: u64,
     },
+    /// Reads the large file of a registry by the carrier and through the forward proxy that the environment names, in
+    /// turns, and prints a line a round: MiB/s of both. For a command under `valetkey exec`.
+    Forward {
+        host: String,
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
     /// Fetches so many bytes through the bare channel
     Bare {
         bare: PathBuf,
@@ -70,8 +86,10 @@ enum Act {
 
 fn main() {
     let act = Arguments::parse().act;
-    if let Act::Ask { carried, count } = &act {
-        return fetch::ask(carried, *count);
+    match &act {
+        Act::Ask { carried, count } => return fetch::ask(carried, *count),
+        Act::Forward { host, rounds } => return fetch::forward(host, *rounds),
+        _ => {}
     }
     valetkey::sys::use_one_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -87,7 +105,7 @@ fn main() {
             Act::Bare { bare, connections, mebibytes } => {
                 bare::fetch(&bare, mebibytes << 20, connections).await;
             }
-            Act::Ask { .. } => {}
+            Act::Ask { .. } | Act::Forward { .. } => {}
         }
     });
 }

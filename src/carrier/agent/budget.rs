@@ -186,10 +186,11 @@ impl Gauge {
         let held = self.held.load(Ordering::Relaxed);
         let of_peer = self.share.pool.load(Ordering::Relaxed);
         let crowd = totals.crowd + usize::from(held <= ASSURED);
-        let most = window(crowd, limits.pool).saturating_sub(held.max(ASSURED));
-        let pooled = most
-            .min(limits.pool.saturating_sub(totals.pool))
-            .min(limits.pool_of_peer.saturating_sub(of_peer));
+        // Many do with a third of it: each of them is slow enough by itself.
+        let part = if totals.streams > MANY { 3 } else { 1 };
+        let (pool, pool_of_peer) = (limits.pool / part, limits.pool_of_peer / part);
+        let most = window(crowd, pool).saturating_sub(held.max(ASSURED));
+        let pooled = most.min(pool.saturating_sub(totals.pool)).min(pool_of_peer.saturating_sub(of_peer));
         let room = ASSURED.saturating_sub(held) + pooled;
         let wanted = wanted.min(LARGEST_CHUNK);
         let size = wanted.min(room.checked_sub(OVERHEAD)?);
@@ -276,6 +277,8 @@ const RESERVED: usize = 64;
 const MODEST: usize = 8;
 /// So many streams are few.
 const FEW: usize = 2;
+/// So many streams are many.
+const MANY: usize = 16;
 /// What each direction of each stream may hold whatever the others do.
 const ASSURED: usize = 2 << 10;
 /// What a chunk costs besides its bytes.
