@@ -37,6 +37,8 @@ pub struct Routes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     Credential(Access),
+    /// The same question where no token is given.
+    Tokenless,
     Status,
     Stop,
     Reload,
@@ -109,6 +111,11 @@ impl Routes {
     ) -> Reply {
         match find(grant, request.method(), request.uri().path()) {
             Some(Route::Credential(ceiling)) => self.credential(daemon, grant, peer, ceiling, request).await,
+            Some(Route::Tokenless) => {
+                let failure = tokenless(grant);
+                self.audit(daemon, Some(peer), "credential", &failure.one_line());
+                problem(&failure)
+            }
             Some(Route::Status) => json_reply(status(daemon).to_string()),
             Some(Route::Stop) => {
                 self.audit(daemon, Some(peer), "control", "stop");
@@ -273,6 +280,18 @@ fn narrowed(grant: &Grant, given: Given) -> Result<Given, Failure> {
     Err(Failure::new(Kind::Refused, text).with_hint(hint))
 }
 
+/// What is said where requests are made for a peer and no token is given: not that nothing is there, as a helper would
+/// be at a loss, but what to do.
+fn tokenless(grant: &Grant) -> Failure {
+    let more = grant.proxy.as_ref().and_then(|proxy| match &proxy.origin {
+        Origin::Command => Some("on the host, open it with `valetkey docker args --tokens`".to_owned()),
+        origin => origin.add("tokens = true"),
+    });
+    let more = more.map(|more| format!(", or {more}")).unwrap_or_default();
+    let hint = format!("run the command here as `valetkey exec -- CMD`, which needs none{more}");
+    Failure::new(Kind::NotFound, "this socket gives no tokens").with_hint(hint)
+}
+
 /// The route of a request under a grant.
 fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
     if path.starts_with(PREFIX) {
@@ -288,7 +307,8 @@ fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
         return grant.proxy.is_some().then_some(Route::Several);
     }
     let route = match (method.as_str(), path) {
-        ("POST", "/v1/credential") => Route::Credential(grant.credential?),
+        ("POST", "/v1/credential") if let Some(ceiling) = grant.credential => Route::Credential(ceiling),
+        ("POST", "/v1/credential") if grant.proxy.is_some() => Route::Tokenless,
         ("GET", "/v1/grant") if grant.proxy.is_some() => Route::Grant,
         _ if !grant.control => return None,
         ("POST", "/v1/listeners") => Route::Open,
