@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
@@ -90,6 +90,11 @@ impl Routes {
         headers.insert(VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
         headers.insert(PROTOCOL, HeaderValue::from_static("1"));
         headers.insert(STARTED_BY, HeaderValue::from_static(daemon.started_by.word()));
+        if let Some(Address::Tcp(_)) = self.post.address() {
+            for (name, value) in NOT_FOR_PAGES {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+        }
         reply
     }
 
@@ -322,6 +327,14 @@ fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
     };
     Some(route)
 }
+
+/// Beyond loopback a browser does not say that it is one. So no page may use what comes from here as a script of its
+/// own, and what comes from here is itself a page that may do nothing.
+const NOT_FOR_PAGES: [(HeaderName, &str); 3] = [
+    (CONTENT_SECURITY_POLICY, "default-src 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
 
 async fn read_ask(grant: &Grant, request: Request<Incoming>) -> Result<Ask, Failure> {
     let body = read_body(request.into_body()).await?;
