@@ -39,7 +39,7 @@ impl Default for Limits {
         Self {
             streams: 512,
             streams_of_peer: 412,
-            streams_of_uid: 448,
+            streams_of_uid: 480,
             pool: 6 << 20,
             pool_of_peer: 5 << 20,
             idle: Duration::from_secs(60),

@@ -219,6 +219,14 @@ mod tests {
         let table = Table::new(&Budget::new(Limits::default()));
         let hostile: usize = (1..=1000).map(|process| open(&table, Whose { uid: 100_000, process }, 1)).sum();
         assert_eq!(hostile, Limits::default().streams_of_uid);
-        assert!(open(&table, Whose { uid: 1000, process: 1 }, 8) == 8);
+        assert_eq!(open(&table, Whose { uid: 1000, process: 1 }, 8), 8);
+    }
+
+    #[test]
+    fn greedy_builds_leave_streams_to_a_modest_one_of_the_same_user() {
+        let table = Table::new(&Budget::new(Limits::default()));
+        let [_, _, modest] = [(1, 500), (2, 500), (3, 8)]
+            .map(|(process, count)| open(&table, Whose { uid: 1000, process }, count));
+        assert_eq!(modest, 8);
     }
 }
