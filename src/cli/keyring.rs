@@ -189,7 +189,7 @@ fn without_secrets(service: &str) -> Option<String> {
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let host = authority.rsplit('@').next().unwrap_or_default();
-    let is_host = plain && host.contains('.') || host.starts_with("localhost");
+    let is_host = plain && (host.contains('.') || host == "localhost" || host.starts_with("localhost:"));
     is_host
         .then(|| scheme.map_or_else(|| format!("{host}{path}"), |scheme| format!("{scheme}://{host}{path}")))
 }
@@ -213,6 +213,9 @@ mod tests {
             ("system", None),
             ("git:https://r.corp.example", None),
             ("my password\n.example", None),
+            ("localhost my password", None),
+            ("localhostage", None),
+            ("localhost:8443", Some("localhost:8443")),
             ("", None),
         ] {
             assert_eq!(without_secrets(service).as_deref(), asked, "{service:?}");

@@ -8,11 +8,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -24,7 +25,7 @@ use super::route::Routes;
 use super::{Bound, Daemon, Socket};
 use crate::carrier::agent::{AgentServer, Incoming, Whose};
 use crate::carrier::unix::widen;
-use crate::clock::between;
+use crate::clock::{Clock, between};
 use crate::http::server::{Line, serve_connection};
 use crate::sys;
 
@@ -143,7 +144,13 @@ where
     let mut tasks = JoinSet::new();
     let mut number = 0_u64;
     let (mut most, mut calm) = (0, None);
-    let over = crew.routes.post().until().map(|until| Instant::now() + between(daemon.clock.now(), until));
+    let until = crew.routes.post().until();
+    let mut over = pin!(async {
+        match until {
+            Some(until) => reached(daemon.clock, until).await,
+            None => pending().await,
+        }
+    });
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -183,7 +190,7 @@ where
                 calm = None;
                 sys::give_back_memory();
             }
-            () = sleep_until(over.unwrap_or_else(Instant::now)), if over.is_some() => break,
+            () = &mut over => break,
             () = daemon.stopping() => break,
         }
     }
@@ -193,6 +200,13 @@ where
         tasks.shutdown().await;
     }
     Ok(())
+}
+
+/// Waits by the wall clock, with a look at it now and then: the other clock stands still while a laptop sleeps.
+async fn reached(clock: Clock, until: SystemTime) {
+    while clock.now() < until {
+        sleep(between(clock.now(), until).min(LOOK)).await;
+    }
 }
 
 /// What the connections of one listener share.
@@ -340,12 +354,23 @@ const CALM: Duration = Duration::from_secs(1);
 const MOST_CONNECTIONS: usize = 1024;
 /// What one process may have of them before it makes room for others in the middle of something.
 const PART: usize = MOST_CONNECTIONS / 4;
+/// So much longer at most a socket for a build is open on a machine that slept.
+const LOOK: Duration = Duration::from_secs(15);
 /// Answers that are owed at the end have this long: an ask lives nine seconds.
 const DRAIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_socket_is_told_by_the_wall_clock() {
+        let clock = Clock::system();
+        let until = clock.now() + Duration::from_millis(100);
+        // The other clock runs away here, as it falls behind on a machine that slept.
+        reached(clock, until).await;
+        assert!(clock.now() >= until);
+    }
 
     const fn of(process: i32) -> Whose {
         Whose { uid: 1000, process }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
@@ -37,6 +37,8 @@ pub struct Routes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     Credential(Access),
+    /// The same question where no token is given.
+    Tokenless,
     Status,
     Stop,
     Reload,
@@ -88,6 +90,11 @@ impl Routes {
         headers.insert(VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
         headers.insert(PROTOCOL, HeaderValue::from_static("1"));
         headers.insert(STARTED_BY, HeaderValue::from_static(daemon.started_by.word()));
+        if let Some(Address::Tcp(_)) = self.post.address() {
+            for (name, value) in NOT_FOR_PAGES {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+        }
         reply
     }
 
@@ -109,6 +116,11 @@ impl Routes {
     ) -> Reply {
         match find(grant, request.method(), request.uri().path()) {
             Some(Route::Credential(ceiling)) => self.credential(daemon, grant, peer, ceiling, request).await,
+            Some(Route::Tokenless) => {
+                let failure = tokenless(grant);
+                self.audit(daemon, Some(peer), "credential", &failure.one_line());
+                problem(&failure)
+            }
             Some(Route::Status) => json_reply(status(daemon).to_string()),
             Some(Route::Stop) => {
                 self.audit(daemon, Some(peer), "control", "stop");
@@ -273,6 +285,18 @@ fn narrowed(grant: &Grant, given: Given) -> Result<Given, Failure> {
     Err(Failure::new(Kind::Refused, text).with_hint(hint))
 }
 
+/// What is said where requests are made for a peer and no token is given: not that nothing is there, as a helper would
+/// be at a loss, but what to do.
+fn tokenless(grant: &Grant) -> Failure {
+    let more = grant.proxy.as_ref().and_then(|proxy| match &proxy.origin {
+        Origin::Command => Some("on the host, open it with `valetkey docker args --tokens`".to_owned()),
+        origin => origin.add("tokens = true"),
+    });
+    let more = more.map(|more| format!(", or {more}")).unwrap_or_default();
+    let hint = format!("run the command here as `valetkey exec -- CMD`, which needs none{more}");
+    Failure::new(Kind::NotFound, "this socket gives no tokens").with_hint(hint)
+}
+
 /// The route of a request under a grant.
 fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
     if path.starts_with(PREFIX) {
@@ -288,7 +312,8 @@ fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
         return grant.proxy.is_some().then_some(Route::Several);
     }
     let route = match (method.as_str(), path) {
-        ("POST", "/v1/credential") => Route::Credential(grant.credential?),
+        ("POST", "/v1/credential") if let Some(ceiling) = grant.credential => Route::Credential(ceiling),
+        ("POST", "/v1/credential") if grant.proxy.is_some() => Route::Tokenless,
         ("GET", "/v1/grant") if grant.proxy.is_some() => Route::Grant,
         _ if !grant.control => return None,
         ("POST", "/v1/listeners") => Route::Open,
@@ -302,6 +327,14 @@ fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
     };
     Some(route)
 }
+
+/// Beyond loopback a browser does not say that it is one. So no page may use what comes from here as a script of its
+/// own, and what comes from here is itself a page that may do nothing.
+const NOT_FOR_PAGES: [(HeaderName, &str); 3] = [
+    (CONTENT_SECURITY_POLICY, "default-src 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
 
 async fn read_ask(grant: &Grant, request: Request<Incoming>) -> Result<Ask, Failure> {
     let body = read_body(request.into_body()).await?;

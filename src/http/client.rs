@@ -315,8 +315,11 @@ where
 /// Gives a request the form that servers are used to: a path, and the host beside it. Says where it goes.
 pub(super) fn to_origin_form(head: &mut Parts) -> Result<Uri, HttpFault> {
     let uri = std::mem::take(&mut head.uri);
-    let authority = uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
-    let Some(Ok(authority)) = authority else { return Err(HttpFault::Url(host_of(&uri))) };
+    // Without a user name, which is no part of it.
+    let authority = uri.authority().and_then(|authority| authority.as_str().rsplit('@').next());
+    let Some(Ok(authority)) = authority.map(HeaderValue::from_str) else {
+        return Err(HttpFault::Url(host_of(&uri)));
+    };
     head.headers.insert(HOST, authority);
     head.uri = uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
     Ok(uri)
@@ -369,3 +372,21 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Tokens and error documents are a few kilobytes.
 const LARGEST_BODY: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_a_request_is_told_and_no_user_name() {
+        for (url, path, host) in [
+            ("https://u:p@a.example:8443/x?y", "/x?y", "a.example:8443"),
+            ("https://a.example", "/", "a.example"),
+            ("http://[::1]:80/x", "/x", "[::1]:80"),
+        ] {
+            let mut head = Request::get(url).body(()).unwrap().into_parts().0;
+            assert_eq!(to_origin_form(&mut head).unwrap(), url.parse::<Uri>().unwrap());
+            assert_eq!((head.uri.to_string().as_str(), &head.headers[HOST]), (path, &host.parse().unwrap()));
+        }
+    }
+}

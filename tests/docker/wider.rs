@@ -48,7 +48,7 @@ fn a_build_that_may_write_publishes_and_gets_no_token() {
     assert_eq!(told_once(&built, "upload").trim(), "200");
     assert_eq!(stored().map(|content| content.len()), Some(3 << 20));
     assert!(!is_given(&scene, told_once(&built, "token")), "{}", built.log);
-    assert!(built.log.contains("nothing at this path"), "{}", built.log);
+    assert!(built.log.contains("this socket gives no tokens"), "{}", built.log);
 }
 
 /// A key can be narrowed to reading; a user's sign-in cannot, and then no token leaves.

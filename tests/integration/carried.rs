@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::harness::{Daemon, Sandbox};
-use super::listeners::{build, container};
+use super::listeners::{build, container, opened};
 use super::{assert_given, assert_refused};
 
 /// A daemon that hands out tokens to containers, for a registry that its own configuration names.
@@ -65,6 +65,25 @@ fn where_no_token_leaves_the_daemon_the_next_keyring_is_asked() {
     let run = sandbox.run(command.env("PATH", path));
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
     assert_eq!(run.stdout, format!("next get {} oauth2accesstoken\n", sandbox.index()));
+}
+
+#[test]
+fn where_no_token_leaves_the_daemon_a_helper_says_what_to_do() {
+    let sandbox = Sandbox::new();
+    let _daemon = with_daemon(&sandbox, "");
+    let google = "https://us-python.pkg.dev/acme/private/simple/";
+    let refused = |socket| {
+        let run = sandbox.run(&mut inside(&sandbox, google, Some(socket)));
+        assert_refused(&run, "this socket gives no tokens; run the command here as `valetkey exec -- CMD`");
+        run.stderr
+    };
+    let (http, ssh) = (container(&sandbox), build(&sandbox));
+    for socket in [("VALETKEY_SOCKET", http.as_path()), ("SSH_AUTH_SOCK", &ssh)] {
+        assert!(refused(socket).contains("[build] tokens = true"));
+    }
+    let mut args = sandbox.valetkey();
+    let opened = opened(&sandbox.run(args.args(["docker", "args", "us/acme/private"])));
+    assert!(refused(("SSH_AUTH_SOCK", &opened)).contains("`valetkey docker args --tokens`"));
 }
 
 /// An agent that says nothing, and how often it was called.

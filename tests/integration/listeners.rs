@@ -128,7 +128,7 @@ fn builds_and_containers_have_sockets_that_give_nothing_by_themselves() {
     }
     assert!(sandbox.google.token_requests().is_empty());
     let run = sandbox.run(in_step(&sandbox, &mut sandbox.get()));
-    assert_refused(&run, "nothing at this path");
+    assert_refused(&run, "this socket gives no tokens");
 }
 
 #[test]
@@ -281,6 +281,31 @@ fn a_port_answers_no_web_page_and_no_proxy() {
         assert_eq!(ask(&page, &format!("{host}{header}\r\n")), 403, "{header}");
     }
     assert_eq!(ask(&format!("http://127.0.0.1:{port}{page}"), &host), 403);
+}
+
+/// A browser that asks beyond loopback does not say that it is one.
+#[test]
+fn what_a_port_answers_is_no_script_and_no_page() {
+    let sandbox = with_package();
+    sandbox.sign_in();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let granted = repository(&sandbox, "acme/private");
+    sandbox.configure(&format!("[[listener]]\ntcp = \"127.0.0.1:{port}\"\nrepositories = [\"{granted}\"]\n"));
+    let _daemon = sandbox.serve();
+    for path in [page(&sandbox, "acme/private"), page(&sandbox, "acme/other")] {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let host = format!("host: 127.0.0.1:{port}\r\n");
+        stream.write_all(message("GET", &path, &host, "").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        for line in [
+            "content-security-policy: default-src 'none'; form-action 'none'; frame-ancestors 'none'",
+            "x-content-type-options: nosniff",
+            "cross-origin-resource-policy: same-origin",
+        ] {
+            assert_eq!(answer.matches(&format!("{line}\r\n")).count(), 1, "{line}: {answer}");
+        }
+    }
 }
 
 /// The socket that `docker args` printed.

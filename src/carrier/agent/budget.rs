@@ -17,6 +17,8 @@ pub struct Limits {
     pub streams: usize,
     /// Streams of one process, which is one build, on one listener.
     pub streams_of_peer: usize,
+    /// Streams of one uid on one listener, in however many processes.
+    pub streams_of_uid: usize,
     /// Bytes beyond what each stream is assured of.
     pub pool: usize,
     /// The part of the pool that one process on one listener may have.
@@ -37,6 +39,7 @@ impl Default for Limits {
         Self {
             streams: 512,
             streams_of_peer: 412,
+            streams_of_uid: 480,
             pool: 6 << 20,
             pool_of_peer: 5 << 20,
             idle: Duration::from_secs(60),

@@ -64,7 +64,7 @@ pub(super) fn keep(
         let mut signals = Signals::listen()
             .map_err(|error| Failure::new(Kind::Local, "cannot listen for signals").with_cause(error))?;
         tokio::select! {
-            failed = freshen(&kept, Arc::new(ask), begun) => Err(failed),
+            failed = freshen(&kept, Arc::new(ask), Clock::system(), begun) => Err(failed),
             () = signals.any() => Ok(()),
         }
     });
@@ -78,9 +78,9 @@ pub(super) fn keep(
 async fn freshen(
     kept: &Arc<Kept>,
     ask: Arc<impl Fn() -> Result<(String, SystemTime), Failure> + Send + Sync + 'static>,
+    clock: Clock,
     begun: &dyn Fn(),
 ) -> Failure {
-    let clock = Clock::system();
     let (mut is_first, mut pause, mut told) = (true, SHORTEST, String::new());
     loop {
         let (kept_there, ask) = (Arc::clone(kept), Arc::clone(&ask));
@@ -89,6 +89,7 @@ async fn freshen(
             kept_there.put(&text).map(|()| expires)
         });
         let outcome = once.await.unwrap_or_else(|_| Err(Failure::new(Kind::Local, "the question broke off")));
+        let failed = outcome.is_err();
         let wait = match outcome {
             Ok(expires) => {
                 if is_first {
@@ -105,7 +106,8 @@ async fn freshen(
             Err(failure) => {
                 let line = failure.one_line();
                 if told != line {
-                    terminal::whisper(&format!("the old token stays: {line}"));
+                    let state = if kept.is_there() { "the old token stays" } else { "there is no token" };
+                    terminal::whisper(&format!("{state}: {line}"));
                     told = line;
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -114,8 +116,12 @@ async fn freshen(
         };
         // By the wall clock: a machine that slept has an older token than its own clock says.
         let due = clock.now() + wait;
-        while clock.now() < due && kept.is_there() {
+        loop {
             sleep(between(clock.now(), due).min(LOOK)).await;
+            // Where there is no file, its directory may be gone or its disk full: that is no reason to ask at once.
+            if clock.now() >= due || !(failed || kept.is_there()) {
+                break;
+            }
         }
     }
 }
@@ -198,3 +204,33 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often it is looked whether the file is still there and the clock went on.
 const LOOK: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::clock::parse_rfc3339;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_has_no_place_any_more_is_no_reason_to_ask_without_a_pause() {
+        let top = tempfile::tempdir().unwrap();
+        let directory = top.path().join("gone");
+        fs::create_dir(&directory).unwrap();
+        let kept = Arc::new(Kept { path: directory.join("token"), state: Mutex::default() });
+        let clock = Clock::following_tokio(parse_rfc3339("2026-01-02T03:04:05Z").unwrap());
+        let (asked, expires) = (Arc::new(AtomicU32::new(0)), clock.now() + Duration::from_secs(3600));
+        let count = Arc::clone(&asked);
+        let ask = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(("x".to_owned(), expires))
+        };
+        let start = Instant::now();
+        let begun = || fs::remove_dir_all(&directory).unwrap();
+        let _ = timeout(Duration::from_secs(300), freshen(&kept, Arc::new(ask), clock, &begun)).await;
+        assert!(start.elapsed() >= Duration::from_secs(300));
+        assert!((5..20).contains(&asked.load(Ordering::Relaxed)), "{asked:?}");
+    }
+}

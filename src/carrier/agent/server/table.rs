@@ -1,5 +1,5 @@
-//! The streams of one listener, found by the uid that they belong to and counted for the build that opened them: the open ones, which count, and the ones that are
-//! over, whose last reply may have to be repeated.
+//! The streams of one listener, found by the uid that they belong to and counted for the build that opened them: the
+//! open ones, which count, and the ones that are over, whose last reply may have to be repeated.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,8 +93,14 @@ impl Table {
         if let Some(entry) = streams.known.get(&(uid, id)) {
             return Ok((Arc::clone(&entry.stream), false));
         }
-        let share = Arc::clone(streams.peers.entry(whose).or_default());
+        // One uid may have any number of processes.
+        if streams.open_of(uid) >= self.budget.limits.streams_of_uid {
+            return Err(Status::Full);
+        }
+        let share = streams.peers.get(&whose).cloned().unwrap_or_default();
         let admission = Admission::new(&self.budget, &share).ok_or(Status::Full)?;
+        // Only whoever has a stream is known.
+        streams.peers.insert(whose, Arc::clone(&share));
         let (down, up) = (Gauge::new(&self.budget, &share), Gauge::new(&self.budget, &share));
         let stream = Shared::new(down, up);
         let entry = Entry { stream: Arc::clone(&stream), whose, admission: Some(admission) };
@@ -161,6 +167,11 @@ impl Streams {
         self.known.len() - self.lingering.len()
     }
 
+    fn open_of(&self, uid: u32) -> usize {
+        let counted = |(name, entry): &(&Name, &Entry)| name.0 == uid && entry.admission.is_some();
+        self.known.iter().filter(counted).count()
+    }
+
     /// Takes a stream out. The rest of its end needs other locks than ours.
     fn remove(&mut self, name: &Name) -> Option<Entry> {
         let mut entry = self.known.remove(name)?;
@@ -182,3 +193,40 @@ impl Streams {
 const LINGER: Duration = Duration::from_secs(10);
 const MOST_LINGERING: usize = 64;
 pub(super) const LINGERING_BYTES: u64 = 4 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(table: &Table, whose: Whose, count: u32) -> usize {
+        let name = |number: u32| {
+            let (process, number) = (whose.process.to_be_bytes(), number.to_be_bytes());
+            StreamId::new([process, number, process, number].concat().try_into().unwrap())
+        };
+        (0..count).filter(|number| table.open(whose, name(*number)).is_ok()).count()
+    }
+
+    #[test]
+    fn who_was_refused_has_no_open_stream() {
+        let table = Table::new(&Budget::new(Limits { streams: 1, ..Limits::default() }));
+        let [one, other] = [1, 2].map(|process| Whose { uid: 1000, process });
+        assert_eq!((open(&table, one, 1), open(&table, other, 1)), (1, 0));
+        assert!(table.has_open(one) && !table.has_open(other));
+    }
+
+    #[test]
+    fn a_thousand_processes_of_one_user_leave_streams_to_others() {
+        let table = Table::new(&Budget::new(Limits::default()));
+        let hostile: usize = (1..=1000).map(|process| open(&table, Whose { uid: 100_000, process }, 1)).sum();
+        assert_eq!(hostile, Limits::default().streams_of_uid);
+        assert_eq!(open(&table, Whose { uid: 1000, process: 1 }, 8), 8);
+    }
+
+    #[test]
+    fn greedy_builds_leave_streams_to_a_modest_one_of_the_same_user() {
+        let table = Table::new(&Budget::new(Limits::default()));
+        let [_, _, modest] = [(1, 500), (2, 500), (3, 8)]
+            .map(|(process, count)| open(&table, Whose { uid: 1000, process }, count));
+        assert_eq!(modest, 8);
+    }
+}
