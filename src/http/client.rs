@@ -5,22 +5,21 @@
 //! Roots are read when the first https request is made: neither a helper that asks the daemon nor an idle daemon
 //! pays for them.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::http::request::Parts;
-use hyper::rt::{Read, Write};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -29,9 +28,10 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
-use super::pool::Pool;
+use super::body::Body;
+use super::pool::{Connection, Pool};
 use super::proxy::ProxyConnector;
-use super::wide::{Crowd, WideConnector};
+use super::wide::{Ahead, Crowd, Filled, WideConnector};
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
 
@@ -162,6 +162,9 @@ struct Shared {
 /// Opens connections with TLS, on which HTTP/1.1 is spoken: where one HTTP/2 connection carries many files, two
 /// readers that stop reading hold up all the others.
 pub(super) type SecureConnector = HttpsConnector<WideConnector>;
+/// A connection of it. The one in clear is for a metadata server.
+type Wire = <SecureConnector as Service<Uri>>::Response;
+type Opening = <SecureConnector as Service<Uri>>::Future;
 
 impl HttpClient {
     #[must_use]
@@ -180,7 +183,7 @@ impl HttpClient {
         let uri = https_uri(url)?;
         let request = Request::post(uri)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Full::new(Bytes::from(form)))
+            .body(Body::full(form))
             .map_err(|_| HttpFault::Url(url.to_owned()))?;
         self.send_secure(request, until).await
     }
@@ -200,7 +203,7 @@ impl HttpClient {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::default()).map_err(|_| HttpFault::Url(url.to_owned()))?;
+        let request = request.body(Body::empty()).map_err(|_| HttpFault::Url(url.to_owned()))?;
         self.send_secure(request, until).await
     }
 
@@ -211,11 +214,13 @@ impl HttpClient {
     pub async fn get_metadata(&self, url: &str, until: Instant) -> Result<Answer, HttpFault> {
         let request = Request::get(url)
             .header("metadata-flavor", "Google")
-            .body(Full::default())
+            .body(Body::empty())
             .map_err(|_| HttpFault::Url(url.to_owned()))?;
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(Duration::from_secs(3)));
-        send(connector, request, until).await
+        let (opening, crowd) = (connector.call(request.uri().clone()), self.shared.crowd.clone());
+        let opening = async move { Ok(Wire::Http(Ahead::new(opening.await?, &crowd))) };
+        self.send(Box::pin(opening), request, until).await
     }
 
     /// The proxy on the way to a URL, for `doctor`.
@@ -224,8 +229,40 @@ impl HttpClient {
         self.shared.connector.proxy_for(&url.parse().ok()?)
     }
 
-    async fn send_secure(&self, request: Request<Full<Bytes>>, until: Instant) -> Result<Answer, HttpFault> {
-        send(self.secure_connector(request.uri())?, request, until).await
+    async fn send_secure(&self, request: Request<Body>, until: Instant) -> Result<Answer, HttpFault> {
+        let opening = self.secure_connector(request.uri())?.call(request.uri().clone());
+        self.send(opening, request, until).await
+    }
+
+    /// Connects, asks and waits for the whole answer, all before the deadline. The connection is not kept: asks are
+    /// minutes apart.
+    async fn send(
+        &self,
+        opening: Opening,
+        request: Request<Body>,
+        until: Instant,
+    ) -> Result<Answer, HttpFault> {
+        let start = Instant::now();
+        let (mut head, body) = request.into_parts();
+        let host = host_of(&to_origin_form(&mut head)?);
+        let whole = async {
+            let wire = opening.await.map_err(|error| unconnected(&host, error.as_ref()))?;
+            let mut connection = begin(wire, &host, self.piece()).await?;
+            let response = connection.sender.send_request(Request::from_parts(head, body)).await;
+            let (head, body) = response.map_err(|error| broken(&host, &error))?.into_parts();
+            let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    HttpFault::TooLarge { host: host.clone(), limit: LARGEST_BODY }
+                } else {
+                    broken(&host, error.as_ref())
+                }
+            })?;
+            Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        };
+        match timeout_at(until, whole).await {
+            Ok(answer) => answer,
+            Err(_) => Err(HttpFault::Deadline { host: host.clone(), waited: start.elapsed() }),
+        }
     }
 
     /// What opens connections to an origin, if the way there is one that can be gone.
@@ -270,46 +307,17 @@ impl Shared {
     }
 }
 
-/// Connects, asks and waits for the whole answer, all before the deadline. The connection is not kept: asks are minutes
-/// apart.
-async fn send<C>(mut connector: C, request: Request<Full<Bytes>>, until: Instant) -> Result<Answer, HttpFault>
-where
-    C: Service<Uri, Response: Read + Write + Unpin + Send + 'static, Error: Into<Failure>>,
-{
-    let start = Instant::now();
-    let (mut head, body) = request.into_parts();
-    let uri = to_origin_form(&mut head)?;
-    let host = host_of(&uri);
-    let whole = async {
-        let stream = connector.call(uri).await.map_err(|error| unconnected(&host, error.into().as_ref()))?;
-        let (mut sender, moving) = http1::handshake(stream).await.map_err(|error| broken(&host, &error))?;
-        let asked = async {
-            let response = sender.send_request(Request::from_parts(head, body)).await;
-            let (head, body) = response.map_err(|error| broken(&host, &error))?.into_parts();
-            let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    HttpFault::TooLarge { host: host.clone(), limit: LARGEST_BODY }
-                } else {
-                    broken(&host, error.as_ref())
-                }
-            })?;
-            Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
-        };
-        // The one that moves the bytes ends first where an answer says that it is the last; whoever asked hears of
-        // an error.
-        let moving = async {
-            let _ = moving.await;
-            std::future::pending::<Infallible>().await
-        };
-        tokio::select! {
-            answer = asked => answer,
-            never = moving => match never {},
-        }
-    };
-    match timeout_at(until, whole).await {
-        Ok(answer) => answer,
-        Err(_) => Err(HttpFault::Deadline { host: host.clone(), waited: start.elapsed() }),
-    }
+/// Begins to speak HTTP/1.1 on a connection.
+pub(super) async fn begin(wire: Wire, host: &str, piece: usize) -> Result<Connection, HttpFault> {
+    let (sender, moving) = http1::Builder::new()
+        .read_buf_exact_size(Some(piece))
+        .max_headers(MOST_HEADERS)
+        .handshake(TokioIo::new(Filled::new(TokioIo::new(wire))))
+        .await
+        .map_err(|error| broken(host, &error))?;
+    // Whoever reads the answer hears of an error.
+    let task = tokio::spawn(moving).abort_handle();
+    Ok(Connection { sender, task })
 }
 
 /// Gives a request the form that servers are used to: a path, and the host beside it. Says where it goes.
@@ -368,8 +376,7 @@ pub(super) fn host_of(uri: &Uri) -> String {
     uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
+const MOST_HEADERS: usize = 128;
 /// Tokens and error documents are a few kilobytes.
 const LARGEST_BODY: usize = 1 << 20;
 

@@ -11,17 +11,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::Builder;
 use hyper::{Method, Request, Response, Uri};
-use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout, timeout_at};
 use tower_service::Service;
 
 use super::body::{Body, Progress};
-use super::client::{HttpClient, HttpFault, broken, host_of, to_origin_form, unconnected};
+use super::client::{HttpClient, HttpFault, begin, broken, host_of, to_origin_form, unconnected};
 use super::patience::Patience;
 use super::pool::{Connection, Key, Pool};
-use super::wide::Filled;
 use crate::secret::Fingerprint;
 
 impl HttpClient {
@@ -61,15 +58,7 @@ impl HttpClient {
         let opened = timeout(CONNECT, connector.call(uri.clone())).await;
         let late = |_| HttpFault::Deadline { host: host.to_owned(), waited: CONNECT };
         let stream = opened.map_err(late)?.map_err(|error| unconnected(host, error.as_ref()))?;
-        let (sender, moving) = Builder::new()
-            .read_buf_exact_size(Some(self.piece()))
-            .max_headers(MOST_HEADERS)
-            .handshake(TokioIo::new(Filled::new(TokioIo::new(stream))))
-            .await
-            .map_err(|error| broken(host, &error))?;
-        // Whoever reads the answer hears of an error.
-        let task = tokio::spawn(moving).abort_handle();
-        let connection = Connection { sender, task };
+        let connection = begin(stream, host, self.piece()).await?;
         Ok(Line { connection, key, pool: Arc::clone(self.pool()) })
     }
 }
@@ -194,6 +183,5 @@ impl std::fmt::Debug for Download {
 const CONNECT: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(60);
-const MOST_HEADERS: usize = 128;
 const LITTLE: usize = 64 << 10;
 const SOON: Duration = Duration::from_millis(500);
