@@ -112,6 +112,28 @@ impl TryFrom<BTreeMap<String, String>> for GcloudVariables {
     }
 }
 
+/// What decides whose token a process gets: what it names, and its home, which may be another than the daemon's.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Whose {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<NamedSource>,
+    /// Where gcloud's files are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Where the stored logins are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<PathBuf>,
+}
+
+impl Whose {
+    /// What a peer sent, without directories that mean nothing here.
+    #[must_use]
+    pub fn absolute(self) -> Self {
+        let absolute = |path: Option<PathBuf>| path.filter(|path| path.is_absolute());
+        Self { source: self.source, directory: absolute(self.directory), state: absolute(self.state) }
+    }
+}
+
 /// What a client wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
@@ -121,11 +143,7 @@ pub struct Ask {
     pub username: Option<String>,
     /// Wins over what the URL implies.
     pub access: Option<Access>,
-    pub source: Option<NamedSource>,
-    /// Where gcloud's files are for the asking process, which may have another home than the daemon.
-    pub directory: Option<PathBuf>,
-    /// Where that process's stored logins are.
-    pub state: Option<PathBuf>,
+    pub whose: Whose,
     /// Pid and start time of the client, opaque. Sent by `keyring get` only.
     pub asker: Option<String>,
     /// How long the client can wait.
@@ -138,16 +156,7 @@ impl Ask {
     pub fn new(url: impl Into<String>) -> Self {
         let deadline = Self::LONGEST;
         let url = url.into();
-        Self {
-            url,
-            username: None,
-            access: None,
-            source: None,
-            directory: None,
-            state: None,
-            asker: None,
-            deadline,
-        }
+        Self { url, username: None, access: None, whose: Whose::default(), asker: None, deadline }
     }
 
     /// A helper has ten seconds, and needs the last one to say what went wrong.
@@ -164,9 +173,7 @@ impl Ask {
             url: self.url.clone(),
             username: self.username.clone(),
             access: self.access,
-            source: self.source.clone(),
-            directory: self.directory.clone(),
-            state: self.state.clone(),
+            whose: self.whose.clone(),
             asker: self.asker.clone(),
             deadline_ms: u64::try_from(self.deadline.as_millis()).ok(),
         })
@@ -183,9 +190,7 @@ impl Ask {
             url: wire.url,
             username: wire.username.filter(|name| !name.is_empty()),
             access: wire.access,
-            source: wire.source,
-            directory: wire.directory.filter(|path| path.is_absolute()),
-            state: wire.state.filter(|path| path.is_absolute()),
+            whose: wire.whose.absolute(),
             asker: wire.asker.filter(|asker| asker.len() <= LONGEST_ASKER),
             deadline: deadline.clamp(Self::SHORTEST, Self::LONGEST),
         })
@@ -231,12 +236,8 @@ struct AskWire {
     username: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     access: Option<Access>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    source: Option<NamedSource>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    directory: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    state: Option<PathBuf>,
+    #[serde(flatten)]
+    whose: Whose,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     asker: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -271,7 +272,7 @@ mod tests {
     #[test]
     fn ask_survives_the_wire() {
         let mut ask = Ask::new("https://europe-west1-python.pkg.dev/p/r/simple/");
-        ask.source = Some(NamedSource::File { path: "/k.json".into() });
+        ask.whose.source = Some(NamedSource::File { path: "/k.json".into() });
         ask.asker = Some("12:34".to_owned());
         assert_eq!(Ask::from_json(&ask.to_json().unwrap()).unwrap(), ask);
     }
@@ -282,7 +283,7 @@ mod tests {
             Ask::from_json(br#"{"url":"h","username":"","colour":"red","deadline_ms":99999999}"#).unwrap();
         assert_eq!((ask.username, ask.deadline), (None, Ask::LONGEST));
         let ask = Ask::from_json(br#"{"url":"h","deadline_ms":0,"directory":"relative"}"#).unwrap();
-        assert_eq!((ask.directory, ask.deadline), (None, Ask::SHORTEST));
+        assert_eq!((ask.whose.directory, ask.deadline), (None, Ask::SHORTEST));
     }
 
     #[test]

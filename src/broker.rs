@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ask::{Access, Ask, Credential};
+use crate::ask::{Access, Ask, Credential, Whose};
 use crate::broker::cache::{Cache, Digest, Key, Upstream, digest};
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
@@ -70,19 +70,20 @@ impl<U: Upstream> Broker<U> {
         result
     }
 
-    /// A token for a request that is made in the place of somebody else, with the identity that decides for that
-    /// registry where an ask names nothing. `refused` is the one that the registry has just refused.
+    /// A token for a request that is made in the place of somebody else, with the identity that this decides for that
+    /// registry. `refused` is the one that the registry has just refused.
     ///
     /// # Errors
     /// When there is no token within the time of an ask.
     pub async fn token(
         &self,
+        whose: &Whose,
         registry: &Registry,
         access: Access,
         refused: Option<Fingerprint>,
     ) -> Result<AccessToken, Failure> {
         let until = Instant::now() + Ask::LONGEST;
-        let named = self.cache.upstream().deciding(&Ask::new(""), Some(registry));
+        let named = self.cache.upstream().deciding(whose, Some(registry));
         let key = Key { named, access };
         let minted = match refused {
             None => self.cache.token(key, None, until).await,
@@ -101,7 +102,7 @@ impl<U: Upstream> Broker<U> {
                 "this socket gives tokens that read, and this asks to write",
             ));
         }
-        let named = self.cache.upstream().deciding(ask, registry.as_ref());
+        let named = self.cache.upstream().deciding(&ask.whose, registry.as_ref());
         let asker = ask.asker.as_deref().map(|asker| digest(asker, &ask.url));
         let minted = self.cache.token(Key { named, access }, asker, until).await?;
         let credential = Credential {

@@ -18,7 +18,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::ask::{Ask, Credential, NamedSource};
+use crate::ask::{Ask, Credential, NamedSource, Whose};
 use crate::client::locate::Carrier;
 use crate::client::request::{Reply, Silence};
 use crate::config::Config;
@@ -67,6 +67,12 @@ impl Client {
         locate::locate(&self.environment, &self.paths, self.flag.as_deref())
     }
 
+    /// What the owner's daemon is told of this process, so that it decides for it as this process would.
+    #[must_use]
+    pub fn whose(&self, source: Option<NamedSource>) -> Whose {
+        Whose { source, directory: self.paths.gcloud.clone(), state: self.paths.state.clone() }
+    }
+
     /// Whether somebody else answers, by a configuration that is not ours.
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
@@ -97,15 +103,13 @@ impl Client {
                 Ok(Got { credential: read(&reply)?, warning: None })
             }
             Carrier::Owner(path) => {
-                ask.source = named;
-                ask.directory.clone_from(&self.paths.gcloud);
-                ask.state.clone_from(&self.paths.state);
+                ask.whose = self.whose(named);
                 self.ask_owner(&path, ask, until)
             }
         }
     }
 
-    /// Sees to it that the owner's daemon runs, where its identity is one that a daemon is worth starting for.
+    /// Sees to it that the owner's daemon runs, for a command that cannot do without.
     ///
     /// # Errors
     /// When nobody may be trusted to answer there, or it does not come up.
@@ -114,11 +118,7 @@ impl Client {
         check_private(&self.paths.runtime)?;
         match request::call_own(&path, "GET", "/health/live", until) {
             Ok(_) => Ok(()),
-            Err(Silence::Unreachable(_))
-                if self.config.auto_start
-                    && self.left_behind().is_none()
-                    && fallback::lives_long(self, None) =>
-            {
+            Err(Silence::Unreachable(_)) if self.config.auto_start && self.left_behind().is_none() => {
                 autostart::start(&self.paths, &self.environment, until)
             }
             Err(silence) => Err(silence.at(&path, "your own daemon").with_hint("run `valetkey serve`")),
@@ -158,7 +158,7 @@ impl Client {
             },
         };
         let left_behind = self.left_behind().is_some();
-        if ask.source.is_none()
+        if ask.whose.source.is_none()
             && !left_behind
             && let Some(credential) = self.read_token_file(&ask)?
         {
@@ -166,7 +166,7 @@ impl Client {
         }
         // A daemon that was killed leaves its identity to its helpers, and nobody starts one without it.
         let starts = warning.is_none() && !left_behind && self.config.auto_start;
-        if starts && fallback::lives_long(self, ask.source.as_ref()) {
+        if starts && fallback::lives_long(self, ask.whose.source.as_ref()) {
             match autostart::start(&self.paths, &self.environment, until) {
                 Ok(()) => {
                     if let Ok(reply) = request::ask_own(path, &ask, until) {
@@ -191,8 +191,11 @@ impl Client {
             return Err(Failure::new(Kind::Deadline, "the daemon did not answer in time")
                 .with_hint("run `valetkey status`, or `valetkey stop` to start afresh"));
         }
-        let source = ask.source.clone().or_else(|| self.left_behind());
-        let answer = fallback::credential(self, &Ask { source, deadline: left, ..ask });
+        let mut ask = Ask { deadline: left, ..ask };
+        if ask.whose.source.is_none() {
+            ask.whose.source = self.left_behind();
+        }
+        let answer = fallback::credential(self, &ask);
         match answer {
             Ok(credential) => Ok(Got { credential, warning }),
             Err(mut failure) => {

@@ -184,7 +184,9 @@ impl TryFrom<Loaded> for Current {
         let asked = Arc::clone(&broker);
         let tokens = Arc::new(move |wanted: Wanted| -> TokenFuture {
             let broker = Arc::clone(&asked);
-            Box::pin(async move { broker.token(&wanted.registry, wanted.access, wanted.refused).await })
+            Box::pin(async move {
+                broker.token(&wanted.whose, &wanted.registry, wanted.access, wanted.refused).await
+            })
         });
         let merged = loaded.index.map(|index| indexing::merged(&index, &hosts)).transpose()?.map(Arc::new);
         Ok(Self {
@@ -211,7 +213,11 @@ impl Current {
             }
             Purpose::Opened(opening) => (opening.written(), Origin::Command),
         };
-        Terms::new(&written, &self.policy, self.broker.hosts(), origin)
+        let mut terms = Terms::new(&written, &self.policy, self.broker.hosts(), origin)?;
+        if let (Purpose::Opened(opening), Some(proxy)) = (purpose, &mut terms.grant.proxy) {
+            proxy.whose = opening.wanted.whose.clone();
+        }
+        Ok(terms)
     }
 }
 

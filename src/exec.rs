@@ -19,6 +19,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use hyper::header::HeaderValue;
+
 use self::authority::Authority;
 use self::child::ChildFault;
 use self::forward::Forwarder;
@@ -57,7 +59,7 @@ pub struct Order {
 /// When nothing answers or nothing is granted, or the command could not be wired. Then it was not started.
 pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault>, Failure> {
     sys::refuse_dumps();
-    let way = find(client)?;
+    let (way, whose) = find(client)?;
     let granted = ask(&way)?;
     let credential = granted.credential.is_some();
     let proxied = proxied(granted, &way, order)?;
@@ -75,7 +77,7 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
     }
     let idle = matches!(way, Way::Unix { own: true, .. }).then_some(client.config.idle);
     let beyond = ProxyConnector::new(&beyond(&client.environment, &files));
-    let courier = Courier::new(way.clone(), order.say);
+    let courier = Courier::new(way.clone(), whose, order.say);
     let forwarder = Forwarder::new(port, proxied.hosts, authority, courier, beyond);
     let outcome = watch(order, &wiring, listener, forwarder, way, idle);
     outcome.map_err(|error| Failure::new(Kind::Local, "cannot run a command").with_cause(error))
@@ -116,19 +118,19 @@ fn watch(
     outcome
 }
 
-/// The way to the daemon, which is started where it is this user's own and not running.
-fn find(client: &Client) -> Result<Way, Failure> {
+/// The way to the daemon, which is started where it is this user's own and not running. That one is told whose token
+/// to make the requests with.
+fn find(client: &Client) -> Result<(Way, Option<HeaderValue>), Failure> {
     let (carrier, named) = client.locate()?;
-    if named.is_some() {
-        let text = "a credential is named for this process, and a daemon makes requests with its own";
-        let hint = "unset GOOGLE_APPLICATION_CREDENTIALS, VALETKEY_CREDENTIAL, CLOUDSDK_* and GCE_METADATA_HOST for \
-                    this command, or run `valetkey serve` with them and name its socket in VALETKEY_SOCKET";
-        return Err(Failure::new(Kind::Refused, text).with_hint(hint));
-    }
+    let mut whose = None;
     if matches!(carrier, Carrier::Owner(_)) {
         client.start_daemon(Instant::now() + PATIENCE)?;
+        let text = serde_json::to_vec(&client.whose(named)).ok();
+        let value = text.and_then(|text| HeaderValue::from_maybe_shared(text).ok());
+        let odd = || Failure::new(Kind::Local, "the path of the credential or of this home is not text");
+        whose = Some(value.ok_or_else(odd)?);
     }
-    Ok(Way::of(&carrier))
+    Ok((Way::of(&carrier), whose))
 }
 
 /// What the daemon grants.

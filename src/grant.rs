@@ -8,7 +8,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::ask::Access;
+use crate::ask::{Access, Whose};
 use crate::error::{Failure, Fault, Kind};
 use crate::registry::request::{location, repository_of_host};
 use crate::registry::{Format, Hosts, Registry};
@@ -39,6 +39,8 @@ pub struct ProxyGrant {
     pub withheld: Vec<Pattern>,
     /// Where it was written, and more could be.
     pub origin: Origin,
+    /// Whose token is used.
+    pub whose: Whose,
 }
 
 /// Where a grant was written: a refusal says what to change there.
@@ -179,7 +181,7 @@ impl Origin {
 impl ProxyGrant {
     #[must_use]
     pub fn new(access: Access, repositories: Repositories, origin: Origin) -> Self {
-        Self { access, repositories, withheld: Vec::new(), origin }
+        Self { access, repositories, withheld: Vec::new(), origin, whose: Whose::default() }
     }
 
     /// Whether a request may be made.

@@ -28,7 +28,7 @@ use url::{Position, Url};
 
 use self::redirect::{Hop, RedirectFault};
 use self::target::Target;
-use crate::ask::Access;
+use crate::ask::{Access, Whose};
 use crate::error::{Failure, Fault, Kind};
 use crate::grant::ProxyGrant;
 use crate::http::body::{Body, BoxError, Progress};
@@ -41,6 +41,7 @@ use crate::secret::{AccessToken, Fingerprint};
 /// What a token is wanted for.
 #[derive(Debug, Clone)]
 pub struct Wanted {
+    pub whose: Whose,
     pub registry: Registry,
     pub access: Access,
     /// The registry has just refused this one.
@@ -189,7 +190,12 @@ impl Proxy {
         mut body: Option<Body>,
         passed: &mut Passed,
     ) -> Result<Response<Download>, Failure> {
-        let mut wanted = Wanted { registry: target.registry.clone(), access: errand.access, refused: None };
+        let mut wanted = Wanted {
+            whose: errand.grant.whose.clone(),
+            registry: target.registry.clone(),
+            access: errand.access,
+            refused: None,
+        };
         let mut token = None;
         if errand.with_token {
             token = Some(passed.note((self.tokens)(wanted.clone()).await?));

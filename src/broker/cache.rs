@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Counters;
 use super::freshness::{Age, LEAVE_ALONE, PATIENCE, REFUSED_AFTER};
-use crate::ask::{Access, Ask, NamedSource};
+use crate::ask::{Access, NamedSource, Whose};
 use crate::clock::{Clock, between};
 use crate::error::{Failure, Kind};
 use crate::google::credential_file::Stamp;
@@ -38,7 +38,7 @@ pub trait Upstream: Debug + Send + Sync + 'static {
     fn stamps(&self, named: Option<&NamedSource>) -> Vec<Option<Stamp>>;
 
     /// What decides for an ask that is meant for this registry.
-    fn deciding(&self, ask: &Ask, registry: Option<&Registry>) -> Option<NamedSource>;
+    fn deciding(&self, whose: &Whose, registry: Option<&Registry>) -> Option<NamedSource>;
 }
 
 /// Who asked for what, in a form whose size nobody but us decides.

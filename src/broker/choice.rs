@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
-use crate::ask::{Ask, GcloudVariables, NamedSource};
+use crate::ask::{GcloudVariables, NamedSource, Whose};
 use crate::broker::cache::Upstream;
 use crate::config::AccountRule;
 use crate::config::policy::{POLICY, SourceKind};
@@ -288,15 +288,15 @@ impl Upstream for Sources {
 
     /// Where nothing is named, the asking process's own home decides, which may not be ours; and in our own the
     /// table of accounts.
-    fn deciding(&self, ask: &Ask, registry: Option<&Registry>) -> Option<NamedSource> {
-        let (gcloud, state) = (&ask.directory, &ask.state);
-        if let Some(NamedSource::Login { account, state: None }) = &ask.source {
+    fn deciding(&self, whose: &Whose, registry: Option<&Registry>) -> Option<NamedSource> {
+        let (gcloud, state) = (&whose.directory, &whose.state);
+        if let Some(NamedSource::Login { account, state: None }) = &whose.source {
             // An account is that of the asking process's home, too.
             let elsewhere = state.clone().filter(|state| Some(state) != self.state.as_ref());
             return Some(NamedSource::Login { account: account.clone(), state: elsewhere });
         }
-        if ask.source.is_some() || self.default.is_some() {
-            return ask.source.clone();
+        if whose.source.is_some() || self.default.is_some() {
+            return whose.source.clone();
         }
         // An older helper tells only the one; a listener that is not the owner's, neither.
         let elsewhere =

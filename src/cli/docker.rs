@@ -23,7 +23,7 @@ pub(super) enum DockerCommand {
     /// Write a static valetkey as an image, for `docker load`
     ///
     /// A build takes the program from it with no registry in between and nothing left in a layer:
-    /// `RUN --mount=from=valetkey,source=/keyring,target=/usr/local/sbin/keyring …`
+    /// `RUN --mount=type=bind,from=valetkey,source=/valetkey,target=/usr/bin/valetkey …`
     Image {
         /// Refuse a program that was not built for it: linux/amd64 or linux/arm64
         #[arg(long)]

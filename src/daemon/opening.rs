@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
+use crate::ask::Whose;
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::config::listeners::{Terms as Written, Width};
 use crate::durable;
@@ -28,6 +29,9 @@ pub struct Wanted {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unnarrowed: bool,
     pub seconds: u64,
+    /// Whose token is used there.
+    #[serde(default)]
+    pub whose: Whose,
 }
 
 /// A socket that is open until a certain time.
@@ -117,10 +121,16 @@ const LARGEST: u64 = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ask::NamedSource;
+
+    fn whose() -> Whose {
+        let source = Some(NamedSource::File { path: "/k.json".into() });
+        Whose { source, directory: Some("/home/dev/.config/gcloud".into()), state: None }
+    }
 
     fn wanted(seconds: u64) -> Wanted {
         let repositories = vec!["us/acme/private".to_owned()];
-        Wanted { repositories, write: false, tokens: false, unnarrowed: false, seconds }
+        Wanted { repositories, write: false, tokens: false, unnarrowed: false, seconds, whose: whose() }
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! From a request to an answer. Each listener compiles its routes from its grant: a path that is not granted has
 //! no route, and answers like one that does not exist.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderMap;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
@@ -14,15 +16,15 @@ use super::peer::{Peer, UNKNOWN};
 use super::post::Post;
 use super::terms::Terms;
 use super::{Daemon, indexing, metrics, passing};
-use crate::ask::{Access, Ask};
+use crate::ask::{Access, Ask, Whose};
 use crate::broker::Given;
 use crate::broker::choice::Candidate;
 use crate::carrier::tcp;
 use crate::clock::rfc3339;
 use crate::config::listeners::Address;
 use crate::error::{Failure, Kind};
-use crate::grant::{Grant, Origin};
-use crate::http::headers::{METRICS, PROTOCOL, STARTED_BY, VERSION};
+use crate::grant::{Grant, Origin, ProxyGrant};
+use crate::http::headers::{METRICS, PROTOCOL, STARTED_BY, VERSION, WHOSE};
 use crate::http::server::{Reply, json_reply, problem, read_body, reply};
 use crate::proxy::target::PREFIX;
 use crate::registry::Registry;
@@ -45,12 +47,18 @@ enum Route {
     Metrics,
     Live,
     Ready,
+    Proxied(Proxied),
+    Grant,
+    Open,
+}
+
+/// What is made in the place of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proxied {
     Registry,
     Index,
     Merged,
     Several,
-    Grant,
-    Open,
 }
 
 impl Routes {
@@ -144,23 +152,35 @@ impl Routes {
             Some(Route::Ready) => {
                 reply(StatusCode::SERVICE_UNAVAILABLE, "application/json", r#"{"ready":false}"#)
             }
-            Some(Route::Registry) if let Some(grant) = &grant.proxy => {
-                passing::pass(daemon, &self.post, peer, grant, request).await
-            }
-            Some(Route::Index) if let Some(grant) = &grant.proxy => {
-                indexing::Visit::new(daemon, &self.post, peer, grant).index(request).await
-            }
-            Some(Route::Merged) if let Some(grant) = &grant.proxy => {
-                indexing::Visit::new(daemon, &self.post, peer, grant).merged(&request).await
-            }
-            Some(Route::Several) if let Some(grant) = &grant.proxy => {
-                indexing::Visit::new(daemon, &self.post, peer, grant).several(&request).await
-            }
+            Some(Route::Proxied(way)) => self.make(daemon, grant, peer, way, request).await,
             Some(Route::Grant) => json_reply(describe(daemon, grant).to_string()),
             Some(Route::Open) => self.open(daemon, peer, request).await,
-            Some(Route::Registry | Route::Index | Route::Merged | Route::Several) | None => {
-                problem(&Failure::new(Kind::NotFound, "there is nothing at this path"))
+            None => problem(&nothing_here()),
+        }
+    }
+
+    /// Makes a request in the place of a peer.
+    async fn make(
+        &self,
+        daemon: &Arc<Daemon>,
+        grant: &Grant,
+        peer: &Peer,
+        way: Proxied,
+        request: Request<Incoming>,
+    ) -> Reply {
+        let grant = match proxied(grant, request.headers()) {
+            Ok(grant) => grant,
+            Err(failure) => {
+                self.audit(daemon, Some(peer), "proxy", &failure.one_line());
+                return problem(&failure);
             }
+        };
+        let visit = || indexing::Visit::new(daemon, &self.post, peer, &grant);
+        match way {
+            Proxied::Registry => passing::pass(daemon, &self.post, peer, &grant, request).await,
+            Proxied::Index => visit().index(request).await,
+            Proxied::Merged => visit().merged(&request).await,
+            Proxied::Several => visit().several(&request).await,
         }
     }
 
@@ -299,17 +319,8 @@ fn tokenless(grant: &Grant) -> Failure {
 
 /// The route of a request under a grant.
 fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
-    if path.starts_with(PREFIX) {
-        return grant.proxy.is_some().then_some(Route::Registry);
-    }
-    if path.starts_with(indexing::INDEX) {
-        return grant.proxy.is_some().then_some(Route::Index);
-    }
-    if path.starts_with(indexing::SIMPLE) && matches!(*method, Method::GET | Method::HEAD) {
-        return grant.proxy.is_some().then_some(Route::Merged);
-    }
-    if path.starts_with(indexing::MERGED) && matches!(*method, Method::GET | Method::HEAD) {
-        return grant.proxy.is_some().then_some(Route::Several);
+    if let Some(way) = find_proxied(method, path) {
+        return grant.proxy.is_some().then_some(Route::Proxied(way));
     }
     let route = match (method.as_str(), path) {
         ("POST", "/v1/credential") if let Some(ceiling) = grant.credential => Route::Credential(ceiling),
@@ -328,6 +339,21 @@ fn find(grant: &Grant, method: &Method, path: &str) -> Option<Route> {
     Some(route)
 }
 
+fn find_proxied(method: &Method, path: &str) -> Option<Proxied> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if path.starts_with(PREFIX) {
+        Some(Proxied::Registry)
+    } else if path.starts_with(indexing::INDEX) {
+        Some(Proxied::Index)
+    } else if reads && path.starts_with(indexing::SIMPLE) {
+        Some(Proxied::Merged)
+    } else if reads && path.starts_with(indexing::MERGED) {
+        Some(Proxied::Several)
+    } else {
+        None
+    }
+}
+
 /// Beyond loopback a browser does not say that it is one. So no page may use what comes from here as a script of its
 /// own, and what comes from here is itself a page that may do nothing.
 const NOT_FOR_PAGES: [(HeaderName, &str); 3] = [
@@ -343,11 +369,32 @@ async fn read_ask(grant: &Grant, request: Request<Incoming>) -> Result<Ask, Fail
     })?;
     if grant.named_sources {
         Ok(ask)
-    } else if ask.source.is_some() {
-        Err(Failure::new(Kind::Refused, "a source can be named on the owner's socket only"))
+    } else if ask.whose.source.is_some() {
+        Err(for_the_owner())
     } else {
-        Ok(Ask { directory: None, state: None, ..ask })
+        let whose = grant.proxy.as_ref().map(|proxy| proxy.whose.clone());
+        Ok(Ask { whose: whose.unwrap_or_default(), ..ask })
     }
+}
+
+/// The grant under which a request is made. Its owner may say with whose token.
+fn proxied<'a>(grant: &'a Grant, headers: &HeaderMap) -> Result<Cow<'a, ProxyGrant>, Failure> {
+    let proxy = grant.proxy.as_ref().ok_or_else(nothing_here)?;
+    let Some(whose) = headers.get(WHOSE) else { return Ok(Cow::Borrowed(proxy)) };
+    if !grant.named_sources {
+        return Err(for_the_owner());
+    }
+    let whose: Whose = serde_json::from_slice(whose.as_bytes())
+        .map_err(|error| Failure::new(Kind::Usage, format!("{WHOSE} does not say whose token: {error}")))?;
+    Ok(Cow::Owned(ProxyGrant { whose: whose.absolute(), ..proxy.clone() }))
+}
+
+fn nothing_here() -> Failure {
+    Failure::new(Kind::NotFound, "there is nothing at this path")
+}
+
+fn for_the_owner() -> Failure {
+    Failure::new(Kind::Refused, "a source can be named on the owner's socket only")
 }
 
 /// The body of `GET /v1/grant`: what a peer may do here, for the one who wires a command.
@@ -367,8 +414,8 @@ fn describe(daemon: &Daemon, grant: &Grant) -> serde_json::Value {
 fn status(daemon: &Daemon) -> serde_json::Value {
     let broker = daemon.broker();
     let world = &broker.cache().upstream().world;
-    let sources: Vec<_> =
-        broker.cache().upstream().candidates(None).iter().map(Candidate::describe).collect();
+    let upstream = broker.cache().upstream();
+    let sources: Vec<_> = upstream.candidates(None).iter().map(Candidate::describe).collect();
     let tokens: Vec<_> = broker
         .cache()
         .held()
@@ -386,13 +433,18 @@ fn status(daemon: &Daemon) -> serde_json::Value {
         .collect();
     let listener = |post: &Arc<Post>| {
         let terms = post.terms();
-        let proxy = terms.grant.proxy.as_ref().and_then(|proxy| proxy.repositories.listed());
+        let grant = terms.grant.proxy.as_ref();
+        let proxy = grant.and_then(|proxy| proxy.repositories.listed());
+        let named = grant.and_then(|proxy| proxy.whose.source.as_ref());
+        let source =
+            named.and_then(|named| upstream.candidates(Some(named)).first().map(Candidate::describe));
         json!({
             "address": post.name,
             "carrier": post.carrier.word(),
             "grants": terms.grant.forms(),
             "repositories": proxy.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>()),
             "peers": terms.admitted.to_string(),
+            "source": source,
             "until": post.until().map(rfc3339),
         })
     };
@@ -441,7 +493,7 @@ mod tests {
         let owner = Grant::owner();
         assert_eq!(find(&owner, &Method::POST, "/v1/stop"), Some(Route::Stop));
         assert_eq!(find(&owner, &Method::GET, "/v1/stop"), None);
-        assert_eq!(find(&owner, &Method::GET, "/registry/x"), Some(Route::Registry));
+        assert_eq!(find(&owner, &Method::GET, "/registry/x"), Some(Route::Proxied(Proxied::Registry)));
         assert_eq!(find(&owner, &Method::GET, "/registryx"), None);
     }
 }

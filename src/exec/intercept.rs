@@ -28,7 +28,7 @@ use super::forward::{Answering, serve_http};
 use super::tunnel::Destination;
 use crate::client::stream::{Stream, Way};
 use crate::error::Failure;
-use crate::http::headers::PROBLEM;
+use crate::http::headers::{PROBLEM, WHOSE};
 use crate::http::server::failure_from_problem;
 
 pub(super) type Reply = Response<UnsyncBoxBody<Bytes, BoxError>>;
@@ -37,6 +37,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Carries requests to the daemon.
 pub struct Courier {
     way: Way,
+    /// For the daemon of this user: whose token to use.
+    whose: Option<HeaderValue>,
     /// Hears what a person should know, each sentence once.
     tell: Box<dyn Fn(&str) + Send + Sync>,
     told: Mutex<BTreeSet<String>>,
@@ -44,8 +46,8 @@ pub struct Courier {
 
 impl Courier {
     #[must_use]
-    pub fn new(way: Way, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self { way, tell: Box::new(tell), told: Mutex::default() }
+    pub fn new(way: Way, whose: Option<HeaderValue>, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { way, whose, tell: Box::new(tell), told: Mutex::default() }
     }
 
     /// Makes a request at the daemon: `target` is a path of the daemon's, with the query. `asked` is what the client
@@ -67,6 +69,10 @@ impl Courier {
         head.headers.remove(HOST);
         // Whoever waits for "100 Continue" gets it from us, when the body is wanted.
         head.headers.remove(EXPECT);
+        head.headers.remove(WHOSE);
+        if let Some(whose) = &self.whose {
+            head.headers.insert(WHOSE, whose.clone());
+        }
         match self.way.send(Request::from_parts(head, Upload(Some(body)).boxed_unsync())).await {
             Ok(answer) => {
                 let mut answer = self

@@ -7,6 +7,9 @@ pub const PROTOCOL: &str = "valetkey-protocol";
 /// `helper` where a helper started the daemon, `operator` where a person or an init system did.
 pub const STARTED_BY: &str = "valetkey-started-by";
 
+/// Whose token a request is made with, where that is not for the daemon to decide: JSON, from its owner alone.
+pub const WHOSE: &str = "valetkey-whose";
+
 pub const JSON: &str = "application/json";
 /// RFC 9457.
 pub const PROBLEM: &str = "application/problem+json";

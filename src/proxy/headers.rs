@@ -88,7 +88,7 @@ const DROPPED: [&str; 7] = [
     "x-method-override",
 ];
 
-const DROPPED_FAMILIES: [&str; 4] = ["proxy-", "x-forwarded-", "x-goog-", "x-http-method"];
+const DROPPED_FAMILIES: [&str; 5] = ["proxy-", "valetkey-", "x-forwarded-", "x-goog-", "x-http-method"];
 
 const NOT_FOR_CLIENTS: [&str; 7] = [
     "alt-svc",

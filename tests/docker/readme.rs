@@ -165,6 +165,25 @@ fn the_build_runs_as_printed_on_every_engine() {
     }
 }
 
+/// Nobody has signed in there, and no daemon runs: a variable says whose token it is.
+#[test]
+fn ci_builds_as_printed() {
+    if prepared::static_program().is_none() {
+        return;
+    }
+    let chapter = Chapter::read();
+    let (build, export) = (chapter.row("CI"), chapter.second("CI"));
+    for engine in [Release::Installed, Release::Sid].into_iter().filter_map(Engine::of) {
+        let scene = Scene { sandbox: Sandbox::new(), flags: Vec::new() };
+        engine.valetkey();
+        project(&scene, &chapter.dockerfile(engine.base()));
+        assert!(scene.sandbox.service_account().ends_with("home/key.json"));
+        let build = build.replace("REPO", &repository(&scene.sandbox, "private"));
+        let built = build_in(engine, &scene, &format!("{export}\n{build}"), None);
+        scene.hunt(&built, &engine.export(&built.image), engine.stores());
+    }
+}
+
 #[test]
 fn compose_builds_as_printed() {
     if prepared::static_program().is_none() {

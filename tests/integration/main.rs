@@ -50,6 +50,7 @@ mod token_endpoint;
 mod token_file;
 mod vault;
 mod vault_crash;
+mod whose;
 
 use harness::Run;
 

@@ -65,8 +65,8 @@ impl Upstream for Fake {
         vec![None; 1 + usize::from(self.0.changed.load(Ordering::Relaxed))]
     }
 
-    fn deciding(&self, ask: &Ask, _registry: Option<&Registry>) -> Option<NamedSource> {
-        ask.source.clone()
+    fn deciding(&self, whose: &Whose, _registry: Option<&Registry>) -> Option<NamedSource> {
+        whose.source.clone()
     }
 }
 

@@ -27,7 +27,7 @@ Example:
 
 and in the Dockerfile:
   RUN --mount=type=ssh,id=valetkey,required=true \\
-      --mount=from=valetkey,source=/valetkey,target=/usr/bin/valetkey \\
+      --mount=type=bind,from=valetkey,source=/valetkey,target=/usr/bin/valetkey \\
       valetkey exec -- pip install -r requirements.txt";
 
 #[derive(Debug, clap::Args)]
@@ -59,23 +59,20 @@ pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<Exi
         return Err(Failure::new(Kind::Refused, "a socket for a build is opened by the daemon of this user")
             .with_hint("unset VALETKEY_SOCKET, or run this where the daemon runs"));
     };
+    // Where a daemon with an identity of its own was killed, the one that is started here does not know it.
+    let named = named.or_else(|| client.left_behind());
     let mut wanted = json!({
         "repositories": flags.repositories,
         "write": flags.write,
         "tokens": flags.tokens,
         "seconds": time.as_secs(),
+        "whose": client.whose(named),
     });
     if flags.unnarrowed {
         // A daemon that does not know it refuses it.
         wanted["unnarrowed"] = true.into();
     }
-    let (opened, started) = open(&client, socket, &wanted.to_string())?;
-    if started && named.is_some() {
-        terminal::whisper(
-            "note: this shell names a credential, and the daemon that was just started does not know it; run \
-             `valetkey serve` in this shell to build with it",
-        );
-    }
+    let opened = open(&client, socket, &wanted.to_string())?;
     if opened.address.as_os_str().as_encoded_bytes().iter().any(u8::is_ascii_whitespace) {
         return Err(Failure::new(Kind::Local, format!("{} holds a blank", opened.address.display()))
             .with_hint("point XDG_RUNTIME_DIR at a directory without one"));
@@ -109,19 +106,19 @@ struct Opened {
 }
 
 /// Asks the daemon for a socket, and starts it where none runs.
-fn open(client: &Client, socket: &Path, wanted: &str) -> Result<(Opened, bool), Failure> {
+fn open(client: &Client, socket: &Path, wanted: &str) -> Result<Opened, Failure> {
     let until = Instant::now() + PATIENCE;
     ensure_private(&client.paths.runtime)?;
     let ask = || post_own(socket, "/v1/listeners", wanted.as_bytes(), until);
-    let (reply, started) = match ask() {
+    let reply = match ask() {
         Err(Silence::Unreachable(_)) => {
             autostart::start(&client.paths, &client.environment, until)?;
-            (ask(), true)
+            ask()
         }
-        reply => (reply, false),
+        reply => reply,
     };
     let reply = reply.map_err(|silence| silence.at(socket, "the socket of this user"))?;
-    Ok((read(&reply)?, started))
+    read(&reply)
 }
 
 fn read(reply: &Reply) -> Result<Opened, Failure> {

@@ -71,7 +71,7 @@ impl Fetch for Fetcher<'_> {
         let Some((registry, name)) = registry.zip(name) else { return Ok(None) };
         self.grant.check(&registry, Access::Read)?;
         let until = Instant::now() + API_TIME;
-        let token = self.broker.token(&registry, Access::Read, None).await?;
+        let token = self.broker.token(&self.grant.whose, &registry, Access::Read, None).await?;
         let exists =
             has_python_repository(&self.broker.cache().upstream().world, &token, &name, until).await?;
         tracing::debug!(%name, ?exists, "asked Google's API");

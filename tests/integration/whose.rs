@@ -1,0 +1,167 @@
+//! Whose token a request is made with that a daemon makes in the place of a process: what that process says, as it does
+//! where the process gets the token itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::harness::{Run, Sandbox};
+use super::listeners::{
+    agent, build, container, message, on_stream, opened, page, repository, unix, with_package,
+};
+
+const DEVELOPER: &str = "developer@acme.example";
+
+/// A home whose own identity is refused by the registry, and the key of one that is not.
+fn with_key() -> (Sandbox, PathBuf) {
+    let sandbox = with_package();
+    sandbox.sign_in();
+    sandbox.google.deny(DEVELOPER);
+    let key = sandbox.service_account();
+    (sandbox, key)
+}
+
+fn args(sandbox: &Sandbox, key: Option<&Path>, more: &[&str]) -> Run {
+    let mut command = sandbox.valetkey();
+    command.args(["docker", "args", &repository(sandbox, "acme/private")]).args(more);
+    sandbox.run(command.envs(key.map(|key| ("GOOGLE_APPLICATION_CREDENTIALS", key))))
+}
+
+fn fetch(sandbox: &Sandbox, socket: &Path) -> u16 {
+    agent(socket, "GET", &page(sandbox, "acme/private"), "").0
+}
+
+#[test]
+fn a_build_reads_as_the_one_who_opened_its_socket() {
+    let (sandbox, key) = with_key();
+    // The daemon starts here, and its own identity is the home's all the same.
+    let named = opened(&args(&sandbox, Some(&key), &[]));
+    let plain = opened(&args(&sandbox, None, &[]));
+    assert_eq!((fetch(&sandbox, &named), fetch(&sandbox, &plain)), (200, 403));
+    let listed = |socket: &Path| -> Value {
+        let status = sandbox.run(sandbox.valetkey().args(["status", "--json"]));
+        let status: Value = serde_json::from_str(&status.stdout).unwrap();
+        let all = status["listeners"].as_array().unwrap();
+        let own = all.iter().find(|listener| listener["address"] == socket.to_str().unwrap());
+        own.unwrap()["source"].clone()
+    };
+    assert_eq!(listed(&named), format!("credential file {}", key.display()));
+    assert_eq!(listed(&plain), Value::Null);
+    // And goes on so, whoever starts the next daemon.
+    sandbox.stop();
+    let daemon = sandbox.serve();
+    assert_eq!((fetch(&sandbox, &named), fetch(&sandbox, &plain)), (200, 403));
+    Sandbox::wait_until("the line", || daemon.log().contains("builder@acme.iam.gserviceaccount.com"));
+    assert!(
+        sandbox
+            .google
+            .registry_requests()
+            .iter()
+            .all(|it| !it.headers.iter().any(|(name, _)| name.starts_with("valetkey")))
+    );
+}
+
+#[test]
+fn a_build_keeps_the_identity_of_a_daemon_that_was_killed() {
+    let (sandbox, key) = with_key();
+    let mut daemon = sandbox.serve_with(sandbox.valetkey().env("GOOGLE_APPLICATION_CREDENTIALS", &key));
+    let before = opened(&args(&sandbox, None, &[]));
+    daemon.kill();
+    let after = opened(&args(&sandbox, None, &[]));
+    assert_eq!((fetch(&sandbox, &before), fetch(&sandbox, &after)), (200, 200));
+}
+
+#[test]
+fn a_token_for_a_build_is_that_of_the_one_who_opened_its_socket() {
+    let (sandbox, key) = with_key();
+    let socket = opened(&args(&sandbox, Some(&key), &["--tokens"]));
+    let body = format!(r#"{{"url": "{}"}}"#, sandbox.index());
+    let (status, _) = agent(&socket, "POST", "/v1/credential", &body);
+    assert_eq!(status, 200);
+    let identities: Vec<_> = sandbox.google.token_requests().into_iter().map(|it| it.identity).collect();
+    assert_eq!(identities, [Some("builder@acme.iam.gserviceaccount.com".to_owned())]);
+}
+
+#[test]
+fn a_credential_that_is_not_there_fails_the_build_and_no_other_takes_its_place() {
+    let (sandbox, _) = with_key();
+    let socket = opened(&args(&sandbox, Some(Path::new("/nowhere/key.json")), &[]));
+    let (status, body) = agent(&socket, "GET", &page(&sandbox, "acme/private"), "");
+    assert_eq!(status, 500, "{body}");
+    assert!(body.contains("/nowhere/key.json"), "{body}");
+    assert!(sandbox.google.registry_requests().is_empty());
+}
+
+/// `exec` with a real PATH, and no socket named.
+fn exec<'a>(sandbox: &Sandbox, command: &'a mut Command, words: &[&str]) -> &'a mut Command {
+    let path = format!("{}:/usr/local/bin:/usr/bin:/bin", sandbox.path("bin").display());
+    command.env("PATH", path).arg("exec").args(words)
+}
+
+#[test]
+fn a_command_reads_as_the_one_who_runs_it() {
+    let (sandbox, key) = with_key();
+    let url = format!("{}hello/", sandbox.index());
+    let curl = ["--", "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", &url];
+    let status = |key: Option<&Path>| {
+        let mut command = sandbox.valetkey();
+        command.envs(key.map(|key| ("GOOGLE_APPLICATION_CREDENTIALS", key)));
+        sandbox.run(exec(&sandbox, &mut command, &curl)).stdout
+    };
+    assert_eq!((status(Some(&key)), status(None)), ("200".to_owned(), "403".to_owned()));
+    // A client's own word on it does not count.
+    let mut command = sandbox.valetkey();
+    let whose = format!(r#"valetkey-whose: {{"source": {{"kind": "file", "path": "{}"}}}}"#, key.display());
+    let words = ["--", "curl", "-sS", "-H", &whose, "-o", "/dev/null", "-w", "%{http_code}", &url];
+    assert_eq!(sandbox.run(exec(&sandbox, &mut command, &words)).stdout, "403");
+    // The index has the same one.
+    let repository = repository(&sandbox, "acme/private");
+    let words = ["--index", &repository, "--", "sh", "-c", "curl -sS $PIP_INDEX_URL/hello/"];
+    let mut command = sandbox.valetkey();
+    command.env("GOOGLE_APPLICATION_CREDENTIALS", &key);
+    let run = sandbox.run(exec(&sandbox, &mut command, &words));
+    assert!(run.stdout.contains("hello-1.0"), "{run:?}");
+}
+
+/// A machine's own identity is none that a helper starts a daemon for; a command that needs one starts it.
+#[test]
+fn a_command_starts_the_daemon_whatever_its_identity() {
+    let sandbox = with_package();
+    let key = sandbox.service_account();
+    let url = format!("{}hello/", sandbox.index());
+    let mut command = sandbox.valetkey();
+    command.env("GOOGLE_APPLICATION_CREDENTIALS", &key);
+    let run = sandbox.run(exec(&sandbox, &mut command, &["--", "curl", "-sS", &url]));
+    assert!(run.stdout.contains("hello-1.0"), "{run:?}");
+    // With nothing that names an identity the sentence says so.
+    let mut command = sandbox.valetkey();
+    let run = sandbox.run(exec(&sandbox, &mut command, &["--", "curl", "-sS", &url]));
+    assert!(run.stderr.contains("valetkey login"), "{run:?}");
+}
+
+#[test]
+fn only_the_owner_says_whose_token() {
+    let (sandbox, key) = with_key();
+    sandbox.configure(&format!("[build]\nrepositories = [\"{}\"]\n", repository(&sandbox, "acme/private")));
+    let _daemon = sandbox.serve();
+    let whose = format!(r#"{{"source": {{"kind": "file", "path": "{}"}}}}"#, key.display());
+    let ask = |socket: &Path, whose: &str| {
+        let headers = format!("host: x\r\nvaletkey-whose: {whose}\r\n");
+        let message = message("GET", &page(&sandbox, "acme/private"), &headers, "");
+        on_stream(std::os::unix::net::UnixStream::connect(socket).unwrap(), &message)
+    };
+    assert_eq!(ask(&sandbox.socket(), &whose).0, 200);
+    assert_eq!(ask(&sandbox.socket(), "{}").0, 403);
+    let (status, body) = ask(&sandbox.socket(), "{\"source\": \"mine\"}");
+    assert_eq!(status, 400, "{body}");
+    let (status, body) = ask(&container(&sandbox), &whose);
+    assert!(status == 403 && body.contains("on the owner's socket only"), "{body}");
+    let named = format!(
+        r#"{{"repositories": ["{}"], "seconds": 60, "whose": {whose}}}"#,
+        repository(&sandbox, "acme/private")
+    );
+    assert_eq!(unix(&container(&sandbox), "POST", "/v1/listeners", &named).0, 404);
+    assert_eq!(agent(&build(&sandbox), "POST", "/v1/listeners", &named).0, 404);
+    assert_eq!(unix(&sandbox.socket(), "POST", "/v1/listeners", &named).0, 200);
+}
