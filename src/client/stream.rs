@@ -34,7 +34,7 @@ use crate::error::{Fault, Kind};
 use crate::sys;
 
 /// A way to the daemon.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Way {
     Unix {
         path: PathBuf,

@@ -66,6 +66,10 @@ impl Between {
         &self.path
     }
 
+    pub(crate) fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn messages(&self) -> usize {
         self.counts.messages.load(Ordering::Relaxed)
     }

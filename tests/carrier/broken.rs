@@ -138,6 +138,19 @@ async fn behind_buildah_a_restart_ends_the_step_with_a_sentence() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_died_between_two_streams_is_replaced() {
+    let mut outside = Outside::start();
+    let between = Between::start(Who::Buildkit, &outside.socket(), Some(Duration::from_millis(100))).await;
+    let channel = channel(between.path());
+    assert_given(&ask(&channel, "give 3000\n").await.unwrap(), 3000);
+    // Cut by who is in between, and then by the end of the daemon.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_given(&ask(&channel, "give 3000\n").await.unwrap(), 3000);
+    outside.restart();
+    assert_given(&ask(&channel, "give 3000\n").await.unwrap(), 3000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_that_is_back_soon_was_never_away() {
     let mut outside = Outside::start();
     outside.kill();

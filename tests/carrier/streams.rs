@@ -32,6 +32,47 @@ async fn a_question_and_its_answer_are_one_round_trip() {
     assert_eq!((outside.server().streams(), outside.budget.streams()), (0, 0));
 }
 
+#[tokio::test]
+async fn a_stream_takes_over_the_connection_of_the_one_before() {
+    let outside = Outside::start();
+    for who in [Who::Buildkit, Who::Buildah] {
+        let between = Between::start(who, &outside.socket(), None).await;
+        let channel = channel(between.path());
+        for _ in 0..10 {
+            assert_given(&ask(&channel, "give 3000\n").await.unwrap(), 3000);
+        }
+        assert_eq!((between.connections(), between.messages()), (1, 10));
+        // What comes late is held for, as on a connection that nobody has used.
+        assert_given(&ask(&channel, "later 300 3000\n").await.unwrap(), 3000);
+        assert!(between.connections() == 1 && between.messages() < 14, "{} messages", between.messages());
+    }
+}
+
+/// `exec` asks for its grant before it has a runtime of its own.
+#[test]
+fn a_connection_outlives_the_runtime_that_it_was_opened_in() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let world = runtime();
+    let (outside, between) = world.block_on(async {
+        let outside = Outside::start();
+        let between = Between::start(Who::Buildkit, &outside.socket(), None).await;
+        (outside, between)
+    });
+    let channel = channel(between.path());
+    let done = std::sync::Arc::new(tokio::sync::Notify::new());
+    let told = std::sync::Arc::clone(&done);
+    let asking = std::thread::spawn(move || {
+        for _ in 0..2 {
+            assert_given(&runtime().block_on(ask(&channel, "give 3000\n")).unwrap(), 3000);
+        }
+        told.notify_one();
+    });
+    world.block_on(in_time("both", done.notified()));
+    asking.join().unwrap();
+    assert_eq!((between.connections(), between.messages()), (1, 2));
+    drop(outside);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_without_a_runtime_gets_its_answer() {
     let outside = Outside::start();
@@ -169,7 +210,7 @@ async fn our_socket_is_found_among_others() {
         let mounts = top.path().to_owned();
         tokio::task::spawn_blocking(move || AgentChannel::find_with(&environment, &mounts))
     };
-    assert_eq!(find(None).await.unwrap(), None);
+    assert!(find(None).await.unwrap().is_none());
     // One that hangs, one that is no socket, one that is gone, and ours behind all of them.
     let silent = tokio::net::UnixListener::bind(top.path().join("ssh_agent.2")).unwrap();
     std::fs::write(top.path().join("ssh_agent.3"), "").unwrap();

@@ -172,14 +172,14 @@ fn ci_builds_as_printed() {
         return;
     }
     let chapter = Chapter::read();
-    let (build, export) = (chapter.row("CI"), chapter.second("CI"));
+    let (command, export) = (chapter.row("CI"), chapter.second("CI"));
     for engine in [Release::Installed, Release::Sid].into_iter().filter_map(Engine::of) {
         let scene = Scene { sandbox: Sandbox::new(), flags: Vec::new() };
         engine.valetkey();
         project(&scene, &chapter.dockerfile(engine.base()));
         assert!(scene.sandbox.service_account().ends_with("home/key.json"));
-        let build = build.replace("REPO", &repository(&scene.sandbox, "private"));
-        let built = build_in(engine, &scene, &format!("{export}\n{build}"), None);
+        let command = command.replace("REPO", &repository(&scene.sandbox, "private"));
+        let built = build_in(engine, &scene, &format!("{export}\n{command}"), None);
         scene.hunt(&built, &engine.export(&built.image), engine.stores());
     }
 }

@@ -1,7 +1,8 @@
 //! The client's end for a program with a runtime: finds the socket, and opens streams on it.
 //!
-//! Each stream has connections of its own, at most two, and a task that makes its exchanges. A connection is
-//! replaced before buildah would cut it; one that is cut all the same is replaced too, and the exchange repeated.
+//! Each stream has connections to itself, at most two, and a task that makes its exchanges. The next stream takes over
+//! those of one that is over. A connection is replaced before buildah would cut it; one that is cut all the same is
+//! replaced too, and the exchange repeated.
 //! Nothing is asked while nobody waits for an answer.
 
 mod line;
@@ -24,12 +25,13 @@ use super::once::{Patience, Trouble, is_ours, random_name};
 use crate::carrier::frame::{Reply, Status};
 use crate::environment::Environment;
 
-use line::{Line, Spare};
+use line::{Line, Parked, Spare};
 
-/// A way to the daemon: the path of an agent's socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A way to the daemon: the path of an agent's socket, and connections to it that nobody uses at the moment.
+#[derive(Debug, Clone)]
 pub struct AgentChannel {
     path: PathBuf,
+    parked: Parked,
 }
 
 impl AgentChannel {
@@ -60,7 +62,7 @@ impl AgentChannel {
     /// A channel whose path is known.
     #[must_use]
     pub fn at(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, parked: Parked::default() }
     }
 
     #[must_use]
@@ -85,6 +87,7 @@ impl AgentChannel {
         };
         let shared = Arc::new(Shared {
             path: self.path.clone(),
+            parked: self.parked.clone(),
             state: Mutex::new(state),
             work: Notify::new(),
             dropped: Notify::new(),
@@ -171,6 +174,7 @@ impl Drop for AgentStream {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    parked: Parked,
     state: Mutex<State>,
     /// There may be something to do.
     work: Notify,
@@ -205,14 +209,15 @@ impl Shared {
         };
         if let Some(closing) = closing {
             // One try: what is not closed is dropped when it has been idle.
-            let _ = timeout(CLOSING, Line::new(&self.path, &spare).exchange(&closing)).await;
+            let _ = timeout(CLOSING, Line::new(&self.path, &spare, &self.parked).exchange(&closing)).await;
         }
     }
 
     /// One of the two that make exchanges, each on its own connection. The first one also acknowledges what was
     /// read where nothing else says so.
     async fn work(&self, is_first: bool, spare: &Spare) {
-        let mut line = Line::new(&self.path, spare);
+        let begin = if is_first { Line::new } else { Line::fresh };
+        let mut line = begin(&self.path, spare, &self.parked);
         let mut trouble = Trouble::default();
         loop {
             let mut work = pin!(self.work.notified());

@@ -132,7 +132,7 @@ struct Line<'a, S, P> {
     whose: Whose,
     peer: P,
     carried: Option<StreamId>,
-    /// It has carried more than one stream: others may be waiting behind a reply.
+    /// It has carried a stream before another one was over: that may be waiting behind a reply.
     is_shared: bool,
 }
 
@@ -212,7 +212,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
     }
 
     fn stream(&mut self, request: &Request) -> Result<Arc<Shared>, Status> {
-        self.is_shared |= *self.carried.get_or_insert(request.stream) != request.stream;
+        let other = self.carried.replace(request.stream).filter(|other| *other != request.stream);
+        let other = other.and_then(|other| self.server.table.find(self.whose.uid, other));
+        self.is_shared |= other.is_some_and(|other| !other.has_told_all());
         if let Some(stream) = self.server.table.find(self.whose.uid, request.stream) {
             return Ok(stream);
         }

@@ -1,6 +1,7 @@
 //! One connection of a stream's, which is replaced before it is cut, and the memory for what it brings.
 
 use std::io;
+use std::os::unix::net;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,12 +21,19 @@ use crate::carrier::frame::Reply;
 pub(super) struct Line<'a> {
     path: &'a Path,
     spare: &'a Spare,
+    parked: &'a Parked,
     connection: Option<(UnixStream, Instant)>,
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn new(path: &'a Path, spare: &'a Spare) -> Self {
-        Self { path, spare, connection: None }
+    /// On a connection that an earlier stream has left, or on none yet.
+    pub(super) fn new(path: &'a Path, spare: &'a Spare, parked: &'a Parked) -> Self {
+        Self { path, spare, parked, connection: parked.take() }
+    }
+
+    /// On a connection of its own, when there is something to say.
+    pub(super) fn fresh(path: &'a Path, spare: &'a Spare, parked: &'a Parked) -> Self {
+        Self { path, spare, parked, connection: None }
     }
 
     /// How long an answer may be held on this connection.
@@ -72,6 +80,45 @@ impl<'a> Line<'a> {
         let answer = read_answer(self.path, kind, &answer.slice(wire::MESSAGE_HEAD..), exchange.want)?;
         self.connection = Some((socket, born));
         Ok(answer)
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.parked.put(connection);
+        }
+    }
+}
+
+/// Connections that streams have left in order, for the next ones: BuildKit takes longer to open one than to carry an
+/// answer. They belong to no runtime meanwhile, since the next stream may have another.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Parked(Arc<Mutex<Vec<(net::UnixStream, Instant)>>>);
+
+impl Parked {
+    fn take(&self) -> Option<(UnixStream, Instant)> {
+        let (socket, born) = self.young().pop()?;
+        Some((UnixStream::from_std(socket).ok()?, born))
+    }
+
+    fn put(&self, (socket, born): (UnixStream, Instant)) {
+        let Ok(socket) = socket.into_std() else { return };
+        let mut parked = self.young();
+        if parked.len() < MOST_PARKED {
+            parked.push((socket, born));
+        }
+    }
+
+    /// Without those that are too old by now.
+    fn young(&self) -> MutexGuard<'_, Vec<(net::UnixStream, Instant)>> {
+        let mut parked = self.lock();
+        parked.retain(|(_, born)| born.elapsed() <= MOST_AGE);
+        parked
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(net::UnixStream, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,6 +187,8 @@ impl Drop for Answer {
     }
 }
 
+/// Only a crowd leaves more.
+const MOST_PARKED: usize = 4;
 const FIRST_READ: usize = 4 << 10;
 /// Two answers on their way, and some that wait for their turn or to be read.
 const MOST_SPARE: usize = 6;
