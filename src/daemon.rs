@@ -20,6 +20,7 @@ pub mod terms;
 
 pub use lifecycle::run;
 
+use std::collections::HashMap;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::ask::{NamedSource, Whose};
 use crate::broker::Broker;
+use crate::broker::cache::Upstream;
 use crate::broker::choice::Sources;
 use crate::carrier::agent::{Budget, Limits};
 use crate::carrier::unix::{bind, inode};
@@ -152,8 +155,9 @@ pub struct Daemon {
     /// Requests passed on, and the bytes of their answers.
     pub passed: AtomicU64,
     pub passed_bytes: AtomicU64,
-    /// The Python repositories that have answered with a page, whoever asked.
-    pub known: Known,
+    /// The Python repositories that are there, for each identity by itself: what one may read, a registry may hide from
+    /// another by the same answer that says that a name is free.
+    known: Mutex<HashMap<Option<NamedSource>, Arc<Known>>>,
     posts: Mutex<Vec<Arc<Post>>>,
     own_file: OnceLock<SocketFile>,
     /// What the streams of all agent listeners share.
@@ -262,7 +266,7 @@ impl Daemon {
             refused: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             passed_bytes: AtomicU64::new(0),
-            known: Known::default(),
+            known: Mutex::default(),
             posts: Mutex::default(),
             own_file: OnceLock::new(),
             streams: Budget::new(Limits::default()),
@@ -286,6 +290,18 @@ impl Daemon {
     #[must_use]
     pub fn merged(&self) -> Option<Arc<Merged>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).merged.clone()
+    }
+
+    /// What is known of repositories where this decides whose token is used.
+    #[must_use]
+    pub fn known(&self, whose: &Whose) -> Arc<Known> {
+        let deciding = self.broker().cache().upstream().deciding(whose, None);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_IDENTITIES && !known.contains_key(&deciding) {
+            // What was known is asked for again.
+            known.clear();
+        }
+        Arc::clone(known.entry(deciding).or_default())
     }
 
     /// Reads the configuration again. A wrong one changes nothing.
@@ -444,3 +460,4 @@ pub fn cannot_listen(path: &Path, error: std::io::Error) -> Failure {
 }
 
 const MOST_OPENINGS: usize = 64;
+const MOST_IDENTITIES: usize = 64;

@@ -163,7 +163,7 @@ impl<'a> Visit<'a> {
             accept.admit(text_of(answer.headers(), &header::CONTENT_TYPE)).map_err(negotiation)?;
         let answered = address(answered.as_ref(), url).map_err(own)?;
         if answered.as_str().starts_with(repository.simple().as_str()) {
-            self.daemon.known.remember(repository);
+            self.daemon.known(&self.grant.whose).remember(repository);
         }
         let mount = Mount::relative(request.uri().path());
         let links = Links::of_registry(&answered, mount, self.admits());
@@ -225,7 +225,7 @@ impl<'a> Visit<'a> {
             record: Mutex::new(self.record()),
         };
         let query = Query { name: &name, accept: &accept, mount: Mount::relative(path) };
-        let found = merged.find(&fetcher, &self.daemon.known, &self.admits(), query).await;
+        let found = merged.find(&fetcher, &self.daemon.known(&self.grant.whose), &self.admits(), query).await;
         let record = fetcher.record.into_inner().unwrap_or_else(PoisonError::into_inner);
         match found {
             Ok(found) => {

@@ -46,8 +46,13 @@ impl World {
     }
 
     fn get(&self, path: &str) -> Answer {
-        let head =
-            format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\naccept: text/html\r\n\r\n");
+        self.get_with(path, "")
+    }
+
+    fn get_with(&self, path: &str, header: &str) -> Answer {
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\naccept: text/html\r\n{header}\r\n"
+        );
         Answer::read(&exchange(&self.sandbox, head.as_bytes()), false)
     }
 
@@ -80,6 +85,24 @@ fn a_name_goes_on_where_the_api_knows_the_repository_and_it_is_asked_once() {
     assert_eq!(asked[0].header("host"), Some("artifactregistry.googleapis.com"));
     let private = world.get("/simple/acme-hello/");
     assert!(private.status == 200 && !private.text().contains("99.0"), "{private:?}");
+}
+
+/// A registry may hide from one identity what another may read, by the very answer that says that a name is free.
+#[test]
+fn what_one_identity_has_seen_proves_nothing_for_another() {
+    let world = World::google();
+    let _daemon = world.serve();
+    for name in ["acme-hello", "everybodys"] {
+        assert_eq!(world.get(&format!("/simple/{name}/")).status, 200);
+    }
+    let public = world.public.registry_requests().len();
+    world.sandbox.google.registry_fault_always("/v1/", Fault::status(403));
+    let key = world.sandbox.service_account();
+    let source = format!(r#"{{"source": {{"kind": "file", "path": "{}"}}}}"#, key.display());
+    let other = world.get_with("/simple/everybodys/", &format!("valetkey-whose: {source}\r\n"));
+    assert!(other.status > 404, "{other:?}");
+    assert_eq!(world.public.registry_requests().len(), public);
+    assert_eq!(world.get("/simple/everybodys/").status, 200);
 }
 
 #[test]

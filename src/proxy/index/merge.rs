@@ -90,7 +90,7 @@ pub struct Query<'a> {
     pub mount: Mount,
 }
 
-/// What is known of repositories, for the life of the process and for all listeners.
+/// What is known of repositories, for the life of the process.
 #[derive(Debug, Default)]
 pub struct Known(Mutex<HashMap<Repository, Evidence>>);
 
