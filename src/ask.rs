@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{parse_rfc3339, rfc3339};
+use crate::error::{Failure, Kind};
 use crate::secret::Secret;
 
 /// Read or write.
@@ -114,6 +115,7 @@ impl TryFrom<BTreeMap<String, String>> for GcloudVariables {
 
 /// What decides whose token a process gets: what it names, and its home, which may be another than the daemon's.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Whose {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<NamedSource>,
@@ -131,6 +133,17 @@ impl Whose {
     pub fn absolute(self) -> Self {
         let absolute = |path: Option<PathBuf>| path.filter(|path| path.is_absolute());
         Self { source: self.source, directory: absolute(self.directory), state: absolute(self.state) }
+    }
+
+    /// As the daemon is told.
+    ///
+    /// # Errors
+    /// When the path of the source is not UTF-8.
+    pub fn to_json(&self) -> Result<serde_json::Value, Failure> {
+        serde_json::to_value(self).map_err(|_| {
+            Failure::new(Kind::Usage, "the path of the credential is not text")
+                .with_hint("move the file to a path that is")
+        })
     }
 }
 
@@ -173,7 +186,9 @@ impl Ask {
             url: self.url.clone(),
             username: self.username.clone(),
             access: self.access,
-            whose: self.whose.clone(),
+            source: self.whose.source.clone(),
+            directory: self.whose.directory.clone(),
+            state: self.whose.state.clone(),
             asker: self.asker.clone(),
             deadline_ms: u64::try_from(self.deadline.as_millis()).ok(),
         })
@@ -190,7 +205,7 @@ impl Ask {
             url: wire.url,
             username: wire.username.filter(|name| !name.is_empty()),
             access: wire.access,
-            whose: wire.whose.absolute(),
+            whose: Whose { source: wire.source, directory: wire.directory, state: wire.state }.absolute(),
             asker: wire.asker.filter(|asker| asker.len() <= LONGEST_ASKER),
             deadline: deadline.clamp(Self::SHORTEST, Self::LONGEST),
         })
@@ -236,8 +251,12 @@ struct AskWire {
     username: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     access: Option<Access>,
-    #[serde(flatten)]
-    whose: Whose,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<NamedSource>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    directory: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     asker: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -70,7 +70,10 @@ impl Client {
     /// What the owner's daemon is told of this process, so that it decides for it as this process would.
     #[must_use]
     pub fn whose(&self, source: Option<NamedSource>) -> Whose {
-        Whose { source, directory: self.paths.gcloud.clone(), state: self.paths.state.clone() }
+        // A path that is no text cannot be said. The daemon's own home decides then, which is this one in practice.
+        let is_text = |path: &PathBuf| path.to_str().is_some_and(|text| !text.contains(char::is_control));
+        let text = |path: &Option<PathBuf>| path.clone().filter(is_text);
+        Whose { source, directory: text(&self.paths.gcloud), state: text(&self.paths.state) }
     }
 
     /// Whether somebody else answers, by a configuration that is not ours.
@@ -109,19 +112,27 @@ impl Client {
         }
     }
 
-    /// Sees to it that the owner's daemon runs, for a command that cannot do without.
+    /// Sees to it that the owner's daemon runs, where a source was named or the identity is one that a daemon is worth
+    /// starting for. Where neither is so, this may be a container that a socket should have been mounted into.
     ///
     /// # Errors
     /// When nobody may be trusted to answer there, or it does not come up.
-    pub fn start_daemon(&self, until: Instant) -> Result<(), Failure> {
+    pub fn start_daemon(&self, named: Option<&NamedSource>, until: Instant) -> Result<(), Failure> {
         let path = self.paths.socket();
         check_private(&self.paths.runtime)?;
         match request::call_own(&path, "GET", "/health/live", until) {
             Ok(_) => Ok(()),
-            Err(Silence::Unreachable(_)) if self.config.auto_start && self.left_behind().is_none() => {
+            Err(Silence::Unreachable(_))
+                if self.config.auto_start
+                    && self.left_behind().is_none()
+                    && (named.is_some() || fallback::lives_long(self, None)) =>
+            {
                 autostart::start(&self.paths, &self.environment, until)
             }
-            Err(silence) => Err(silence.at(&path, "your own daemon").with_hint("run `valetkey serve`")),
+            Err(silence) => {
+                let hint = "run `valetkey serve`; in a build or a container, mount a socket";
+                Err(silence.at(&path, "your own daemon").with_hint(hint))
+            }
         }
     }
 

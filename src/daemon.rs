@@ -45,6 +45,7 @@ use crate::daemon::opening::Opening;
 use crate::daemon::post::{Carrier, Post, Purpose};
 use crate::daemon::terms::Terms;
 use crate::error::{Failure, Kind};
+use crate::google::credential_file::Stamp;
 use crate::grant::Origin;
 use crate::proxy::index::merge::{Known, Merged};
 use crate::proxy::{Proxy, TokenFuture, Wanted};
@@ -157,7 +158,7 @@ pub struct Daemon {
     pub passed_bytes: AtomicU64,
     /// The Python repositories that are there, for each identity by itself: what one may read, a registry may hide from
     /// another by the same answer that says that a name is free.
-    known: Mutex<HashMap<Option<NamedSource>, Arc<Known>>>,
+    known: Mutex<HashMap<Identity, Arc<Known>>>,
     posts: Mutex<Vec<Arc<Post>>>,
     own_file: OnceLock<SocketFile>,
     /// What the streams of all agent listeners share.
@@ -168,6 +169,9 @@ pub struct Daemon {
     opened: mpsc::UnboundedSender<Bound>,
     to_serve: Mutex<Option<mpsc::UnboundedReceiver<Bound>>>,
 }
+
+/// What decides, and the state of the files that say which account that is.
+type Identity = (Option<NamedSource>, Vec<Option<Stamp>>);
 
 /// What requests are answered with, from one reading of the configuration to the next.
 struct Current {
@@ -295,13 +299,16 @@ impl Daemon {
     /// What is known of repositories where this decides whose token is used.
     #[must_use]
     pub fn known(&self, whose: &Whose) -> Arc<Known> {
-        let deciding = self.broker().cache().upstream().deciding(whose, None);
+        let broker = self.broker();
+        let sources = broker.cache().upstream();
+        let named = sources.deciding(whose, None);
+        let identity = (named.clone(), sources.stamps(named.as_ref()));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST_IDENTITIES && !known.contains_key(&deciding) {
+        if known.len() >= MOST_IDENTITIES && !known.contains_key(&identity) {
             // What was known is asked for again.
             known.clear();
         }
-        Arc::clone(known.entry(deciding).or_default())
+        Arc::clone(known.entry(identity).or_default())
     }
 
     /// Reads the configuration again. A wrong one changes nothing.
@@ -313,6 +320,8 @@ impl Daemon {
         let posts = self.posts();
         let terms = posts.iter().map(|post| current.terms(&post.purpose)).collect::<Result<Vec<_>, _>>()?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        // The table of accounts may be another one.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for (post, terms) in posts.iter().zip(terms) {
             post.set_terms(terms);
         }

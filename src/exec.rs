@@ -124,11 +124,10 @@ fn find(client: &Client) -> Result<(Way, Option<HeaderValue>), Failure> {
     let (carrier, named) = client.locate()?;
     let mut whose = None;
     if matches!(carrier, Carrier::Owner(_)) {
-        client.start_daemon(Instant::now() + PATIENCE)?;
-        let text = serde_json::to_vec(&client.whose(named)).ok();
-        let value = text.and_then(|text| HeaderValue::from_maybe_shared(text).ok());
-        let odd = || Failure::new(Kind::Local, "the path of the credential or of this home is not text");
-        whose = Some(value.ok_or_else(odd)?);
+        client.start_daemon(named.as_ref(), Instant::now() + PATIENCE)?;
+        let text = client.whose(named).to_json()?.to_string();
+        let odd = |_| Failure::new(Kind::Usage, "a path of the credential or of this home is not printable");
+        whose = Some(HeaderValue::from_maybe_shared(text).map_err(odd)?);
     }
     Ok((Way::of(&carrier), whose))
 }

@@ -298,7 +298,7 @@ impl Upstream for Sources {
         if whose.source.is_some() || self.default.is_some() {
             return whose.source.clone();
         }
-        // An older helper tells only the one; a listener that is not the owner's, neither.
+        // An older helper tells only the one; most listeners but the owner's, neither.
         let elsewhere =
             (gcloud.is_some() && *gcloud != self.gcloud) || (state.is_some() && *state != self.state);
         if elsewhere {

@@ -28,7 +28,7 @@ pub mod wire;
 pub use budget::{Budget, Limits};
 pub use channel::{AgentChannel, AgentStream};
 pub use once::exchange_once;
-pub use server::{AgentServer, Incoming, Whose};
+pub use server::{AgentServer, Caller, Incoming};
 pub use stream::CarriedStream;
 
 use std::io;

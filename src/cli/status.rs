@@ -155,6 +155,9 @@ fn for_people(document: &Value) -> String {
         } else if listener["repositories"].is_array() {
             let _ = writeln!(out, "           repositories: none listed");
         }
+        if let Some(source) = listener["source"].as_str() {
+            let _ = writeln!(out, "           source: {}", printable(source));
+        }
         if let Some(until) = listener["until"].as_str() {
             let _ = writeln!(out, "           until {}", printable(until));
         }

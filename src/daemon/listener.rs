@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::peer::{Peer, UNKNOWN};
 use super::route::Routes;
 use super::{Bound, Daemon, Socket};
-use crate::carrier::agent::{AgentServer, Incoming, Whose};
+use crate::carrier::agent::{AgentServer, Caller, Incoming};
 use crate::carrier::unix::widen;
 use crate::clock::{Clock, between};
 use crate::http::server::{Line, serve_connection};
@@ -81,7 +81,7 @@ async fn serve_agent(
             let Some(peer) = peer else { return };
             widen(&stream);
             tokio::select! {
-                () = agent.serve_connection(stream, whose(Some(&peer)), peer) => {}
+                () = agent.serve_connection(stream, caller(Some(&peer)), peer) => {}
                 () = line.hung_up() => {}
             }
             drop(crew);
@@ -157,8 +157,8 @@ where
                 Ok(stream) => {
                     number += 1;
                     let peer = peer(&stream);
-                    let whose = whose(peer.as_ref());
-                    let Some(line) = crew.lines.open(number, whose, |whose| crew.has_streams(whose)) else {
+                    let caller = caller(peer.as_ref());
+                    let Some(line) = crew.lines.open(number, caller, |caller| crew.has_streams(caller)) else {
                         continue;
                     };
                     let seat = Seat::take(crew, number);
@@ -219,8 +219,8 @@ struct Crew {
 }
 
 impl Crew {
-    fn has_streams(&self, whose: Whose) -> bool {
-        self.agent.as_ref().is_some_and(|agent| agent.has_streams(whose))
+    fn has_streams(&self, caller: Caller) -> bool {
+        self.agent.as_ref().is_some_and(|agent| agent.has_streams(caller))
     }
 
     async fn serve<S>(self: Arc<Self>, stream: S, peer: Option<Peer>, line: Arc<Line>)
@@ -267,25 +267,25 @@ struct Open {
     /// Oldest first.
     lines: BTreeMap<u64, Kept>,
     /// How many each process has.
-    crowds: HashMap<Whose, usize>,
+    crowds: HashMap<Caller, usize>,
 }
 
 /// One connection.
 struct Kept {
     line: Arc<Line>,
-    whose: Whose,
+    caller: Caller,
 }
 
 impl Lines {
     /// A place for a new one, perhaps another's. `lives` says whether something is open beside what is owed.
-    fn open(&self, number: u64, whose: Whose, lives: impl Fn(Whose) -> bool) -> Option<Arc<Line>> {
+    fn open(&self, number: u64, caller: Caller, lives: impl Fn(Caller) -> bool) -> Option<Arc<Line>> {
         let line = Arc::new(Line::default());
         let mut open = self.lock();
         if open.lines.len() >= MOST_CONNECTIONS {
-            let leaving = open.leaving(whose, lives)?;
+            let leaving = open.leaving(caller, lives)?;
             open.remove(leaving)?.line.hang_up();
         }
-        open.insert(number, Kept { line: Arc::clone(&line), whose });
+        open.insert(number, Kept { line: Arc::clone(&line), caller });
         Some(line)
     }
 
@@ -306,45 +306,45 @@ impl Lines {
 
 impl Open {
     fn insert(&mut self, number: u64, kept: Kept) {
-        *self.crowds.entry(kept.whose).or_default() += 1;
+        *self.crowds.entry(kept.caller).or_default() += 1;
         self.lines.insert(number, kept);
     }
 
     fn remove(&mut self, number: u64) -> Option<Kept> {
         let kept = self.lines.remove(&number)?;
-        if let Some(count) = self.crowds.get_mut(&kept.whose) {
+        if let Some(count) = self.crowds.get_mut(&kept.caller) {
             *count -= 1;
             if *count == 0 {
-                self.crowds.remove(&kept.whose);
+                self.crowds.remove(&kept.caller);
             }
         }
         Some(kept)
     }
 
-    /// Who makes room for a new connection of `whose`, if anybody has to. A crowd of one process, the usual case, is
+    /// Who makes room for a new connection of `caller`, if anybody has to. A crowd of one process, the usual case, is
     /// seen by a look at its first line.
-    fn leaving(&self, whose: Whose, lives: impl Fn(Whose) -> bool) -> Option<u64> {
-        let mut crowds: Vec<(usize, Whose)> =
-            self.crowds.iter().map(|(whose, count)| (*count, *whose)).collect();
+    fn leaving(&self, caller: Caller, lives: impl Fn(Caller) -> bool) -> Option<u64> {
+        let mut crowds: Vec<(usize, Caller)> =
+            self.crowds.iter().map(|(caller, count)| (*count, *caller)).collect();
         crowds.sort_unstable_by_key(|(count, _)| Reverse(*count));
         let mut of_equals = crowds.chunk_by(|(one, _), (other, _)| one == other);
         let idle = of_equals.find_map(|crowds| {
-            let idle: HashSet<Whose> =
-                crowds.iter().map(|(_, whose)| *whose).filter(|whose| !lives(*whose)).collect();
-            let mut candidates = self.lines.iter().filter(|(_, kept)| idle.contains(&kept.whose));
+            let idle: HashSet<Caller> =
+                crowds.iter().map(|(_, caller)| *caller).filter(|caller| !lives(*caller)).collect();
+            let mut candidates = self.lines.iter().filter(|(_, kept)| idle.contains(&kept.caller));
             let idle = if idle.is_empty() { None } else { candidates.find(|(_, kept)| !kept.line.is_busy()) };
             idle.map(|(number, _)| *number)
         });
         idle.or_else(|| {
             let (count, greediest) = *crowds.first()?;
-            let newest = || self.lines.iter().rev().find(|(_, kept)| kept.whose == greediest);
-            if greediest != whose && count > PART { newest().map(|(number, _)| *number) } else { None }
+            let newest = || self.lines.iter().rev().find(|(_, kept)| kept.caller == greediest);
+            if greediest != caller && count > PART { newest().map(|(number, _)| *number) } else { None }
         })
     }
 }
 
-fn whose(peer: Option<&Peer>) -> Whose {
-    peer.map_or(Whose { uid: UNKNOWN, process: 0 }, |peer| Whose { uid: peer.uid, process: peer.pid })
+fn caller(peer: Option<&Peer>) -> Caller {
+    peer.map_or(Caller { uid: UNKNOWN, process: 0 }, |peer| Caller { uid: peer.uid, process: peer.pid })
 }
 
 /// So many connections at once leave memory behind that is worth giving back, a moment after the last has gone.
@@ -372,8 +372,8 @@ mod tests {
         assert!(clock.now() >= until);
     }
 
-    const fn of(process: i32) -> Whose {
-        Whose { uid: 1000, process }
+    const fn of(process: i32) -> Caller {
+        Caller { uid: 1000, process }
     }
 
     /// So many connections of each process, in this order.
@@ -381,7 +381,7 @@ mod tests {
         let all = crowds.iter().flat_map(|(process, count)| std::iter::repeat_n(*process, *count));
         let mut open = Open::default();
         for (number, process) in (1..).zip(all) {
-            open.insert(number, Kept { line: Arc::default(), whose: of(process) });
+            open.insert(number, Kept { line: Arc::default(), caller: of(process) });
         }
         open
     }
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_build_with_an_open_stream_is_not_idle_and_gives_way_only_beyond_its_part() {
-        let lives = |whose: Whose| whose.process != 3;
+        let lives = |caller: Caller| caller.process != 3;
         assert_eq!(open(&[(1, 1), (2, 500), (3, 2)]).leaving(of(4), lives), Some(502));
         let all_live = |_| true;
         let crowd = [(1, 1), (2, PART + 1), (3, 9)];

@@ -1,7 +1,8 @@
 //! Sockets that `valetkey docker args` asks for: one a build, with a grant and an end of their own.
 //!
 //! What is open stands in a file in the private directory, so that a daemon which takes the place of another opens
-//! the same sockets again and a build in the middle goes on. The file says which repositories, never a secret.
+//! the same sockets again and a build in the middle goes on. The file says which repositories and whose token, never a
+//! secret.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -47,7 +48,8 @@ impl Opening {
     ///
     /// # Errors
     /// When it is wanted for no time or too long, or the system gives no random numbers.
-    pub fn new(runtime: &Path, wanted: Wanted, now: SystemTime) -> Result<Self, Failure> {
+    pub fn new(runtime: &Path, mut wanted: Wanted, now: SystemTime) -> Result<Self, Failure> {
+        wanted.whose = wanted.whose.absolute();
         if !(1..=LONGEST.as_secs()).contains(&wanted.seconds) {
             return Err(Failure::new(Kind::Usage, "a socket for a build is open for a second to seven days"));
         }
@@ -77,8 +79,9 @@ impl Opening {
 #[must_use]
 pub fn load(runtime: &Path, now: SystemTime) -> Vec<Opening> {
     let text = read_regular(&file(runtime), LARGEST).unwrap_or_default();
-    let kept: Vec<Kept> = serde_json::from_str(&text).unwrap_or_default();
-    let opening = |kept: Kept| {
+    let kept: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+    let opening = |kept: serde_json::Value| {
+        let kept: Kept = serde_json::from_value(kept).ok()?;
         let until = parse_rfc3339(&kept.until).filter(|until| *until > now)?;
         // Only a plain name: whatever else the file says, nothing outside of the directory is touched.
         let plain = kept.name.strip_prefix("build-")?.strip_suffix(".sock")?;

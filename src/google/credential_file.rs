@@ -88,7 +88,7 @@ impl CredentialFile {
 }
 
 /// What tells whether a file is still the one that was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stamp {
     inode: u64,
     size: u64,

@@ -101,6 +101,17 @@ async fn a_reply_is_held_briefly_where_others_wait() {
     let shared = start.elapsed();
     assert!(alone >= Duration::from_millis(1200), "{alone:?}");
     assert!(shared < alone / 2, "{shared:?}");
+    // One that was closed in the middle leaves nobody better off.
+    let mut raw = Raw::connect(&outside.socket()).await;
+    let mut closed = request(3);
+    closed.wait = Duration::ZERO;
+    raw.exchange(closed, b"hang\n").await;
+    (closed.open, closed.close, closed.want) = (false, true, 0);
+    raw.exchange(closed, b"").await;
+    patient.stream = request(4).stream;
+    let start = Instant::now();
+    assert!(raw.exchange(patient, b"hang\n").await.1.is_empty());
+    assert!(start.elapsed() < alone / 2, "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -48,7 +48,6 @@ async fn a_stream_takes_over_the_connection_of_the_one_before() {
     }
 }
 
-/// `exec` asks for its grant before it has a runtime of its own.
 #[test]
 fn a_connection_outlives_the_runtime_that_it_was_opened_in() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -63,7 +62,11 @@ fn a_connection_outlives_the_runtime_that_it_was_opened_in() {
     let told = std::sync::Arc::clone(&done);
     let asking = std::thread::spawn(move || {
         for _ in 0..2 {
-            assert_given(&runtime().block_on(ask(&channel, "give 3000\n")).unwrap(), 3000);
+            runtime().block_on(async {
+                assert_given(&ask(&channel, "give 3000\n").await.unwrap(), 3000);
+                // Until the stream has left it.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            });
         }
         told.notify_one();
     });

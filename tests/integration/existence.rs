@@ -106,6 +106,22 @@ fn what_one_identity_has_seen_proves_nothing_for_another() {
 }
 
 #[test]
+fn what_was_seen_before_another_sign_in_is_asked_for_again() {
+    let world = World::google();
+    let daemon = world.serve();
+    let known = |asked: usize| {
+        assert_eq!(world.get("/simple/everybodys/").status, 200);
+        assert_eq!(world.asked_api().len(), asked, "{}", daemon.log());
+    };
+    known(1);
+    known(1);
+    world.sandbox.sign_in();
+    known(2);
+    assert_eq!(world.sandbox.run(world.sandbox.valetkey().arg("reload")).code, Some(0));
+    known(3);
+}
+
+#[test]
 fn a_repository_that_is_gone_keeps_its_names() {
     let world = World::google();
     let _daemon = world.serve();

@@ -1,6 +1,7 @@
 //! Whose token a request is made with that a daemon makes in the place of a process: what that process says, as it does
 //! where the process gets the token itself.
 
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -48,6 +49,9 @@ fn a_build_reads_as_the_one_who_opened_its_socket() {
     };
     assert_eq!(listed(&named), format!("credential file {}", key.display()));
     assert_eq!(listed(&plain), Value::Null);
+    let status = sandbox.run(sandbox.valetkey().arg("status")).stdout;
+    let said = format!("source: credential file {}", key.display());
+    assert_eq!(status.matches(&said).count(), 1, "{status}");
     // And goes on so, whoever starts the next daemon.
     sandbox.stop();
     let daemon = sandbox.serve();
@@ -124,9 +128,9 @@ fn a_command_reads_as_the_one_who_runs_it() {
     assert!(run.stdout.contains("hello-1.0"), "{run:?}");
 }
 
-/// A machine's own identity is none that a helper starts a daemon for; a command that needs one starts it.
+/// A key is none that a helper starts a daemon for; a command that needs one starts it.
 #[test]
-fn a_command_starts_the_daemon_whatever_its_identity() {
+fn a_command_starts_the_daemon_for_a_credential_that_is_named() {
     let sandbox = with_package();
     let key = sandbox.service_account();
     let url = format!("{}hello/", sandbox.index());
@@ -138,6 +142,31 @@ fn a_command_starts_the_daemon_whatever_its_identity() {
     let mut command = sandbox.valetkey();
     let run = sandbox.run(exec(&sandbox, &mut command, &["--", "curl", "-sS", &url]));
     assert!(run.stderr.contains("valetkey login"), "{run:?}");
+}
+
+#[test]
+fn a_path_that_is_no_text_is_refused_where_it_decides_and_passed_over_where_it_does_not() {
+    let (sandbox, key) = with_key();
+    let odd = |below: &str| {
+        let path = sandbox.path(below).into_os_string().into_encoded_bytes();
+        std::ffi::OsString::from_vec([path, b"\xff".to_vec()].concat())
+    };
+    let url = format!("{}hello/", sandbox.index());
+    let granted = repository(&sandbox, "acme/private");
+    let run = |key: &std::ffi::OsStr, home: &std::ffi::OsStr, words: &[&str]| {
+        let mut command = sandbox.valetkey();
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", sandbox.path("bin").display());
+        command.env("PATH", path).env("HOME", home).env("XDG_CONFIG_HOME", sandbox.path("home/.config"));
+        sandbox.run(command.env("GOOGLE_APPLICATION_CREDENTIALS", key).args(words))
+    };
+    let home = sandbox.path("home").into_os_string();
+    for words in [&["docker", "args", &granted][..], &["exec", "--", "curl", "-sS", &url]] {
+        let refused = run(&odd("key"), &home, words);
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{refused:?}");
+        assert!(refused.stderr.contains("the path of the credential is not text"), "{refused:?}");
+        let done = run(key.as_os_str(), &odd("elsewhere"), words);
+        assert!(done.code == Some(0) && !done.stdout.is_empty(), "{done:?}");
+    }
 }
 
 #[test]
@@ -153,8 +182,10 @@ fn only_the_owner_says_whose_token() {
     };
     assert_eq!(ask(&sandbox.socket(), &whose).0, 200);
     assert_eq!(ask(&sandbox.socket(), "{}").0, 403);
-    let (status, body) = ask(&sandbox.socket(), "{\"source\": \"mine\"}");
-    assert_eq!(status, 400, "{body}");
+    for odd in ["mine", "{\"source\": \"mine\"}", &whose.replace("source", "sources"), "{\"a\":\u{ff}"] {
+        let (status, body) = ask(&sandbox.socket(), odd);
+        assert_eq!(status, 400, "{odd}: {body}");
+    }
     let (status, body) = ask(&container(&sandbox), &whose);
     assert!(status == 403 && body.contains("on the owner's socket only"), "{body}");
     let named = format!(

@@ -209,7 +209,7 @@ impl Shared {
         };
         if let Some(closing) = closing {
             // One try: what is not closed is dropped when it has been idle.
-            let _ = timeout(CLOSING, Line::new(&self.path, &spare, &self.parked).exchange(&closing)).await;
+            let _ = timeout(CLOSING, Line::fresh(&self.path, &spare, &self.parked).exchange(&closing)).await;
         }
     }
 
@@ -218,6 +218,13 @@ impl Shared {
     async fn work(&self, is_first: bool, spare: &Spare) {
         let begin = if is_first { Line::new } else { Line::fresh };
         let mut line = begin(&self.path, spare, &self.parked);
+        self.exchanges(&mut line, is_first).await;
+        if self.lock().conversation.has_all() {
+            line.leave();
+        }
+    }
+
+    async fn exchanges(&self, line: &mut Line<'_>, is_first: bool) {
         let mut trouble = Trouble::default();
         loop {
             let mut work = pin!(self.work.notified());

@@ -41,15 +41,15 @@ pub struct Incoming<P> {
     sweep: Option<Instant>,
 }
 
-/// Whose a connection is. Streams are found by the uid alone, over any connection; they are counted for the process,
+/// Who is on the other end of a connection. Streams are found by the uid alone, over any connection; they are counted for the process,
 /// too: what carries the socket into a build is a process of that build's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Whose {
+pub struct Caller {
     pub uid: u32,
     pub process: i32,
 }
 
-impl From<u32> for Whose {
+impl From<u32> for Caller {
     fn from(uid: u32) -> Self {
         Self { uid, process: 0 }
     }
@@ -79,20 +79,28 @@ impl<P> AgentServer<P> {
 
     /// Whether a build has an open stream, on whichever connection.
     #[must_use]
-    pub fn has_streams(&self, whose: Whose) -> bool {
-        self.table.has_open(whose)
+    pub fn has_streams(&self, caller: Caller) -> bool {
+        self.table.has_open(caller)
     }
 
     /// Serves one connection until the peer closes it or breaks the protocol. It may be dropped at any time; the
     /// streams stay. [`widen`](crate::carrier::unix::widen) the connection first: it is a sixth faster in bulk.
-    pub async fn serve_connection<S>(&self, connection: S, whose: impl Into<Whose>, peer: P)
+    pub async fn serve_connection<S>(&self, connection: S, caller: impl Into<Caller>, peer: P)
     where
         S: AsyncRead + AsyncWrite + Unpin,
         P: Clone,
     {
         let connection = BufReader::with_capacity(READ_BUFFER, connection);
-        let whose = whose.into();
-        let mut line = Line { server: self, connection, whose, peer, carried: None, is_shared: false };
+        let caller = caller.into();
+        let mut line = Line {
+            server: self,
+            connection,
+            caller,
+            peer,
+            carried: None,
+            has_told_all: false,
+            is_shared: false,
+        };
         // Every error here is the peer's, or the end of the connection.
         while line.message().await.is_ok() {}
     }
@@ -129,9 +137,11 @@ impl<P> Incoming<P> {
 struct Line<'a, S, P> {
     server: &'a AgentServer<P>,
     connection: BufReader<S>,
-    whose: Whose,
+    caller: Caller,
     peer: P,
     carried: Option<StreamId>,
+    /// The last exchange has told all that its stream will ever say.
+    has_told_all: bool,
     /// It has carried a stream before another one was over: that may be waiting behind a reply.
     is_shared: bool,
 }
@@ -213,16 +223,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
 
     fn stream(&mut self, request: &Request) -> Result<Arc<Shared>, Status> {
         let other = self.carried.replace(request.stream).filter(|other| *other != request.stream);
-        let other = other.and_then(|other| self.server.table.find(self.whose.uid, other));
-        self.is_shared |= other.is_some_and(|other| !other.has_told_all());
-        if let Some(stream) = self.server.table.find(self.whose.uid, request.stream) {
+        self.is_shared |= other.is_some() && !self.has_told_all;
+        self.has_told_all = false;
+        if let Some(stream) = self.server.table.find(self.caller.uid, request.stream) {
             return Ok(stream);
         }
         // A stream that begins in the middle was ours once, or a daemon's before us.
         if !request.open || request.close || request.offset > 0 || request.acknowledged > 0 {
             return Err(Status::Unknown);
         }
-        let (stream, is_new) = self.server.table.open(self.whose, request.stream)?;
+        let (stream, is_new) = self.server.table.open(self.caller, request.stream)?;
         if is_new {
             let new = (CarriedStream::new(Arc::clone(&stream)), self.peer.clone());
             self.server.new.send(new).map_err(|_| Status::Ending)?;
@@ -262,13 +272,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
 
     /// Does what a request asks of its stream, and waits for what it has to say.
     async fn attend(
-        &self,
+        &mut self,
         stream: &Shared,
         request: &Request,
         carried: usize,
         until: Instant,
     ) -> Result<Taken, Status> {
-        let streams = &self.server.table;
+        let server = self.server;
+        let streams = &server.table;
         if request.finish {
             stream.finish(request.offset + carried as u64);
         }
@@ -277,7 +288,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
         }
         if request.close {
             let last = stream.take(true, 0);
-            streams.close(self.whose.uid, request.stream);
+            streams.close(self.caller.uid, request.stream);
             return Ok(last);
         }
         let want = usize::try_from(request.want).unwrap_or(usize::MAX).min(streams.largest_reply());
@@ -292,12 +303,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
             }
         }
         let taken = stream.take(request.fresh, want);
+        self.has_told_all = stream.has_told_all();
         stream.touch();
         if stream.is_reset() {
             return Err(Status::Unknown);
         }
         if stream.is_over(table::LINGERING_BYTES) {
-            streams.linger(self.whose.uid, request.stream);
+            streams.linger(self.caller.uid, request.stream);
         }
         Ok(taken)
     }

@@ -61,12 +61,13 @@ pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<Exi
     };
     // Where a daemon with an identity of its own was killed, the one that is started here does not know it.
     let named = named.or_else(|| client.left_behind());
+    let whose = client.whose(named).to_json()?;
     let mut wanted = json!({
         "repositories": flags.repositories,
         "write": flags.write,
         "tokens": flags.tokens,
         "seconds": time.as_secs(),
-        "whose": client.whose(named),
+        "whose": whose,
     });
     if flags.unnarrowed {
         // A daemon that does not know it refuses it.

@@ -54,6 +54,13 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// Leaves the connection to the next stream: this one is over.
+    pub(super) fn leave(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.parked.put(connection);
+        }
+    }
+
     /// Closes the connection, which is too old.
     pub(super) fn close(&mut self) {
         self.connection = None;
@@ -83,14 +90,6 @@ impl<'a> Line<'a> {
     }
 }
 
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.parked.put(connection);
-        }
-    }
-}
-
 /// Connections that streams have left in order, for the next ones: BuildKit takes longer to open one than to carry an
 /// answer. They belong to no runtime meanwhile, since the next stream may have another.
 #[derive(Debug, Default, Clone)]
@@ -105,8 +104,13 @@ impl Parked {
     fn put(&self, (socket, born): (UnixStream, Instant)) {
         let Ok(socket) = socket.into_std() else { return };
         let mut parked = self.young();
-        if parked.len() < MOST_PARKED {
+        if parked.len() < MOST_PARKED && born.elapsed() <= MOST_AGE {
             parked.push((socket, born));
+            let parked = self.clone();
+            tokio::spawn(async move {
+                sleep_until(born + MOST_AGE + Duration::from_millis(1)).await;
+                drop(parked.young());
+            });
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Whose;
+use super::Caller;
 use crate::carrier::agent::budget::{Admission, Budget, Gauge, Limits, Share};
 use crate::carrier::agent::stream::Shared;
 use crate::carrier::frame::{Status, StreamId};
@@ -29,13 +29,13 @@ struct Streams {
     known: HashMap<Name, Entry>,
     /// The ones that are over, oldest first: their last reply may have to be repeated.
     lingering: VecDeque<Name>,
-    peers: HashMap<Whose, Arc<Share>>,
+    peers: HashMap<Caller, Arc<Share>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     stream: Arc<Shared>,
-    whose: Whose,
+    caller: Caller,
     /// Gone when the stream lingers: then it counts no more.
     admission: Option<Admission>,
 }
@@ -63,8 +63,8 @@ impl Table {
     }
 
     /// Whether a build has an open stream.
-    pub(super) fn has_open(&self, whose: Whose) -> bool {
-        self.lock().peers.contains_key(&whose)
+    pub(super) fn has_open(&self, caller: Caller) -> bool {
+        self.lock().peers.contains_key(&caller)
     }
 
     /// Whether there is nothing that could be idle.
@@ -83,8 +83,8 @@ impl Table {
         Some(Arc::clone(stream))
     }
 
-    pub(super) fn open(&self, whose: Whose, id: StreamId) -> Result<(Arc<Shared>, bool), Status> {
-        let uid = whose.uid;
+    pub(super) fn open(&self, caller: Caller, id: StreamId) -> Result<(Arc<Shared>, bool), Status> {
+        let uid = caller.uid;
         if self.is_ending.load(Ordering::Relaxed) {
             return Err(Status::Ending);
         }
@@ -97,13 +97,13 @@ impl Table {
         if streams.open_of(uid) >= self.budget.limits.streams_of_uid {
             return Err(Status::Full);
         }
-        let share = streams.peers.get(&whose).cloned().unwrap_or_default();
+        let share = streams.peers.get(&caller).cloned().unwrap_or_default();
         let admission = Admission::new(&self.budget, &share).ok_or(Status::Full)?;
         // Only whoever has a stream is known.
-        streams.peers.insert(whose, Arc::clone(&share));
+        streams.peers.insert(caller, Arc::clone(&share));
         let (down, up) = (Gauge::new(&self.budget, &share), Gauge::new(&self.budget, &share));
         let stream = Shared::new(down, up);
-        let entry = Entry { stream: Arc::clone(&stream), whose, admission: Some(admission) };
+        let entry = Entry { stream: Arc::clone(&stream), caller, admission: Some(admission) };
         streams.known.insert((uid, id), entry);
         Ok((stream, true))
     }
@@ -119,7 +119,7 @@ impl Table {
     pub(super) fn linger(&self, uid: u32, id: StreamId) {
         let mut streams = self.lock();
         let Some(entry) = streams.known.get_mut(&(uid, id)) else { return };
-        let (whose, counted) = (entry.whose, entry.admission.take());
+        let (caller, counted) = (entry.caller, entry.admission.take());
         if counted.is_none() {
             return;
         }
@@ -128,7 +128,7 @@ impl Table {
             if streams.lingering.len() > MOST_LINGERING { streams.lingering.pop_front() } else { None };
         let forgotten = oldest.and_then(|name| streams.known.remove(&name));
         drop(counted);
-        streams.forget_peer(whose);
+        streams.forget_peer(caller);
         drop(streams);
         drop(forgotten);
     }
@@ -178,13 +178,13 @@ impl Streams {
         if entry.admission.take().is_none() {
             self.lingering.retain(|lingering| lingering != name);
         }
-        self.forget_peer(entry.whose);
+        self.forget_peer(entry.caller);
         Some(entry)
     }
 
-    fn forget_peer(&mut self, whose: Whose) {
-        if self.peers.get(&whose).is_some_and(|share| share.is_unused()) {
-            self.peers.remove(&whose);
+    fn forget_peer(&mut self, caller: Caller) {
+        if self.peers.get(&caller).is_some_and(|share| share.is_unused()) {
+            self.peers.remove(&caller);
         }
     }
 }
@@ -198,18 +198,18 @@ pub(super) const LINGERING_BYTES: u64 = 4 << 10;
 mod tests {
     use super::*;
 
-    fn open(table: &Table, whose: Whose, count: u32) -> usize {
+    fn open(table: &Table, caller: Caller, count: u32) -> usize {
         let name = |number: u32| {
-            let (process, number) = (whose.process.to_be_bytes(), number.to_be_bytes());
+            let (process, number) = (caller.process.to_be_bytes(), number.to_be_bytes());
             StreamId::new([process, number, process, number].concat().try_into().unwrap())
         };
-        (0..count).filter(|number| table.open(whose, name(*number)).is_ok()).count()
+        (0..count).filter(|number| table.open(caller, name(*number)).is_ok()).count()
     }
 
     #[test]
     fn who_was_refused_has_no_open_stream() {
         let table = Table::new(&Budget::new(Limits { streams: 1, ..Limits::default() }));
-        let [one, other] = [1, 2].map(|process| Whose { uid: 1000, process });
+        let [one, other] = [1, 2].map(|process| Caller { uid: 1000, process });
         assert_eq!((open(&table, one, 1), open(&table, other, 1)), (1, 0));
         assert!(table.has_open(one) && !table.has_open(other));
     }
@@ -217,16 +217,17 @@ mod tests {
     #[test]
     fn a_thousand_processes_of_one_user_leave_streams_to_others() {
         let table = Table::new(&Budget::new(Limits::default()));
-        let hostile: usize = (1..=1000).map(|process| open(&table, Whose { uid: 100_000, process }, 1)).sum();
+        let hostile: usize =
+            (1..=1000).map(|process| open(&table, Caller { uid: 100_000, process }, 1)).sum();
         assert_eq!(hostile, Limits::default().streams_of_uid);
-        assert_eq!(open(&table, Whose { uid: 1000, process: 1 }, 8), 8);
+        assert_eq!(open(&table, Caller { uid: 1000, process: 1 }, 8), 8);
     }
 
     #[test]
     fn greedy_builds_leave_streams_to_a_modest_one_of_the_same_user() {
         let table = Table::new(&Budget::new(Limits::default()));
         let [_, _, modest] = [(1, 500), (2, 500), (3, 8)]
-            .map(|(process, count)| open(&table, Whose { uid: 1000, process }, count));
+            .map(|(process, count)| open(&table, Caller { uid: 1000, process }, count));
         assert_eq!(modest, 8);
     }
 }
