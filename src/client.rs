@@ -196,13 +196,13 @@ impl Client {
     }
 
     /// Answers in process, with the identity that the daemon would have used.
-    fn answer_here(&self, ask: Ask, warning: Option<Failure>, until: Instant) -> Result<Got, Failure> {
+    fn answer_here(&self, mut ask: Ask, warning: Option<Failure>, until: Instant) -> Result<Got, Failure> {
         let left = until.saturating_duration_since(Instant::now());
         if left < Ask::SHORTEST {
             return Err(Failure::new(Kind::Deadline, "the daemon did not answer in time")
                 .with_hint("run `valetkey status`, or `valetkey stop` to start afresh"));
         }
-        let mut ask = Ask { deadline: left, ..ask };
+        ask.deadline = left;
         if ask.whose.source.is_none() {
             ask.whose.source = self.left_behind();
         }

@@ -18,7 +18,7 @@ pub(super) enum DockerCommand {
     ///
     /// Steps that mount the socket read the named repositories through it, while it is open. The requests are made
     /// outside, and no token enters the build unless --tokens says so.
-    #[command(after_long_help = args::EXAMPLE)]
+    #[command(after_long_help = args::example())]
     Args(args::Flags),
     /// Write a static valetkey as an image, for `docker load`
     ///

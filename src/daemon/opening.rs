@@ -149,6 +149,18 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_cannot_be_read_does_not_lose_the_others() {
+        let top = tempfile::tempdir().unwrap();
+        let now = parse_rfc3339("2026-01-02T03:04:05Z").unwrap();
+        let opening = Opening::new(top.path(), wanted(60), now).unwrap();
+        store(top.path(), std::slice::from_ref(&opening));
+        let text = std::fs::read_to_string(file(top.path())).unwrap();
+        let strange = r#"[{"name": "build-00.sock", "wanted": {"later": 1}, "until": "never"},"#;
+        std::fs::write(file(top.path()), text.replacen('[', strange, 1)).unwrap();
+        assert_eq!(load(top.path(), now), [opening]);
+    }
+
+    #[test]
     fn a_file_that_names_another_place_is_not_followed() {
         let top = tempfile::tempdir().unwrap();
         let now = parse_rfc3339("2026-01-02T03:04:05Z").unwrap();

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
-use hyper::header::HeaderMap;
-use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
@@ -413,8 +412,8 @@ fn describe(daemon: &Daemon, grant: &Grant) -> serde_json::Value {
 /// The body of `GET /v1/status`. Its shape is documented in README.md and stable; it never holds a secret.
 fn status(daemon: &Daemon) -> serde_json::Value {
     let broker = daemon.broker();
-    let world = &broker.cache().upstream().world;
     let upstream = broker.cache().upstream();
+    let world = &upstream.world;
     let sources: Vec<_> = upstream.candidates(None).iter().map(Candidate::describe).collect();
     let tokens: Vec<_> = broker
         .cache()
@@ -433,16 +432,16 @@ fn status(daemon: &Daemon) -> serde_json::Value {
         .collect();
     let listener = |post: &Arc<Post>| {
         let terms = post.terms();
-        let grant = terms.grant.proxy.as_ref();
-        let proxy = grant.and_then(|proxy| proxy.repositories.listed());
-        let named = grant.and_then(|proxy| proxy.whose.source.as_ref());
+        let proxy = terms.grant.proxy.as_ref();
+        let listed = proxy.and_then(|proxy| proxy.repositories.listed());
+        let named = proxy.and_then(|proxy| proxy.whose.source.as_ref());
         let source =
             named.and_then(|named| upstream.candidates(Some(named)).first().map(Candidate::describe));
         json!({
             "address": post.name,
             "carrier": post.carrier.word(),
             "grants": terms.grant.forms(),
-            "repositories": proxy.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            "repositories": listed.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>()),
             "peers": terms.admitted.to_string(),
             "source": source,
             "until": post.until().map(rfc3339),
@@ -457,8 +456,8 @@ fn status(daemon: &Daemon) -> serde_json::Value {
             "started": rfc3339(daemon.started),
             "started_by": daemon.started_by.word(),
             "idle_end_seconds": daemon.idle.map(|idle| idle.as_secs()),
-            "gcloud_directory": broker.cache().upstream().gcloud,
-            "state_directory": broker.cache().upstream().state,
+            "gcloud_directory": upstream.gcloud,
+            "state_directory": upstream.state,
             "proxy": world.http.proxy_for(world.endpoints.token()),
             "certificates": world.environment.text("SSL_CERT_FILE"),
         },

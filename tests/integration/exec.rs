@@ -24,13 +24,17 @@ pub(super) fn exec<'a>(
 }
 
 pub(super) fn wire(command: &mut Command, sandbox: &Sandbox, daemon: &RegistryDaemon) {
-    let path = format!("{}:/usr/local/bin:/usr/bin:/bin", sandbox.path("bin").display());
     command
         .env("VALETKEY_SOCKET", &daemon.socket)
-        .env("PATH", path)
+        .env("PATH", real_path(sandbox))
         // What stands for the public world is signed by the same authority as the registry.
         .env("SSL_CERT_FILE", sandbox.path("ca.pem"))
         .env("PIP_CONFIG_FILE", "/dev/null");
+}
+
+/// Our programs, and those of the machine.
+pub(super) fn real_path(sandbox: &Sandbox) -> String {
+    format!("{}:/usr/local/bin:/usr/bin:/bin", sandbox.path("bin").display())
 }
 
 fn url(daemon: &RegistryDaemon, path: &str) -> String {

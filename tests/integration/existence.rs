@@ -5,6 +5,7 @@ use super::detour::Detour;
 use super::harness::{Daemon, Sandbox};
 use super::passing::{Answer, exchange};
 use super::stand_in::{Authorization, Fault, Options, RegistryRequest, StandIn};
+use super::whose::whose;
 
 const API: &str = "/v1/projects/acme/locations/europe/repositories/private";
 
@@ -97,9 +98,8 @@ fn what_one_identity_has_seen_proves_nothing_for_another() {
     }
     let public = world.public.registry_requests().len();
     world.sandbox.google.registry_fault_always("/v1/", Fault::status(403));
-    let key = world.sandbox.service_account();
-    let source = format!(r#"{{"source": {{"kind": "file", "path": "{}"}}}}"#, key.display());
-    let other = world.get_with("/simple/everybodys/", &format!("valetkey-whose: {source}\r\n"));
+    let whose = whose(&world.sandbox.service_account());
+    let other = world.get_with("/simple/everybodys/", &format!("valetkey-whose: {whose}\r\n"));
     assert!(other.status > 404, "{other:?}");
     assert_eq!(world.public.registry_requests().len(), public);
     assert_eq!(world.get("/simple/everybodys/").status, 200);

@@ -3,10 +3,10 @@
 
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
+use super::exec::real_path;
 use super::harness::{Run, Sandbox};
 use super::listeners::{
     agent, build, container, message, on_stream, opened, page, repository, unix, with_package,
@@ -27,6 +27,11 @@ fn args(sandbox: &Sandbox, key: Option<&Path>, more: &[&str]) -> Run {
     let mut command = sandbox.valetkey();
     command.args(["docker", "args", &repository(sandbox, "acme/private")]).args(more);
     sandbox.run(command.envs(key.map(|key| ("GOOGLE_APPLICATION_CREDENTIALS", key))))
+}
+
+/// What names this key to the daemon.
+pub(super) fn whose(key: &Path) -> String {
+    format!(r#"{{"source": {{"kind": "file", "path": "{}"}}}}"#, key.display())
 }
 
 fn fetch(sandbox: &Sandbox, socket: &Path) -> u16 {
@@ -97,10 +102,11 @@ fn a_credential_that_is_not_there_fails_the_build_and_no_other_takes_its_place()
     assert!(sandbox.google.registry_requests().is_empty());
 }
 
-/// `exec` with a real PATH, and no socket named.
-fn exec<'a>(sandbox: &Sandbox, command: &'a mut Command, words: &[&str]) -> &'a mut Command {
-    let path = format!("{}:/usr/local/bin:/usr/bin:/bin", sandbox.path("bin").display());
-    command.env("PATH", path).arg("exec").args(words)
+/// `valetkey exec` where no socket is named.
+fn exec(sandbox: &Sandbox, key: Option<&Path>, words: &[&str]) -> Run {
+    let mut command = sandbox.valetkey();
+    command.env("PATH", real_path(sandbox)).arg("exec").args(words);
+    sandbox.run(command.envs(key.map(|key| ("GOOGLE_APPLICATION_CREDENTIALS", key))))
 }
 
 #[test]
@@ -108,23 +114,16 @@ fn a_command_reads_as_the_one_who_runs_it() {
     let (sandbox, key) = with_key();
     let url = format!("{}hello/", sandbox.index());
     let curl = ["--", "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", &url];
-    let status = |key: Option<&Path>| {
-        let mut command = sandbox.valetkey();
-        command.envs(key.map(|key| ("GOOGLE_APPLICATION_CREDENTIALS", key)));
-        sandbox.run(exec(&sandbox, &mut command, &curl)).stdout
-    };
+    let status = |key: Option<&Path>| exec(&sandbox, key, &curl).stdout;
     assert_eq!((status(Some(&key)), status(None)), ("200".to_owned(), "403".to_owned()));
     // A client's own word on it does not count.
-    let mut command = sandbox.valetkey();
-    let whose = format!(r#"valetkey-whose: {{"source": {{"kind": "file", "path": "{}"}}}}"#, key.display());
-    let words = ["--", "curl", "-sS", "-H", &whose, "-o", "/dev/null", "-w", "%{http_code}", &url];
-    assert_eq!(sandbox.run(exec(&sandbox, &mut command, &words)).stdout, "403");
+    let header = format!("valetkey-whose: {}", whose(&key));
+    let words = ["--", "curl", "-sS", "-H", &header, "-o", "/dev/null", "-w", "%{http_code}", &url];
+    assert_eq!(exec(&sandbox, None, &words).stdout, "403");
     // The index has the same one.
     let repository = repository(&sandbox, "acme/private");
     let words = ["--index", &repository, "--", "sh", "-c", "curl -sS $PIP_INDEX_URL/hello/"];
-    let mut command = sandbox.valetkey();
-    command.env("GOOGLE_APPLICATION_CREDENTIALS", &key);
-    let run = sandbox.run(exec(&sandbox, &mut command, &words));
+    let run = exec(&sandbox, Some(&key), &words);
     assert!(run.stdout.contains("hello-1.0"), "{run:?}");
 }
 
@@ -134,13 +133,10 @@ fn a_command_starts_the_daemon_for_a_credential_that_is_named() {
     let sandbox = with_package();
     let key = sandbox.service_account();
     let url = format!("{}hello/", sandbox.index());
-    let mut command = sandbox.valetkey();
-    command.env("GOOGLE_APPLICATION_CREDENTIALS", &key);
-    let run = sandbox.run(exec(&sandbox, &mut command, &["--", "curl", "-sS", &url]));
+    let run = exec(&sandbox, Some(&key), &["--", "curl", "-sS", &url]);
     assert!(run.stdout.contains("hello-1.0"), "{run:?}");
     // With nothing that names an identity the sentence says so.
-    let mut command = sandbox.valetkey();
-    let run = sandbox.run(exec(&sandbox, &mut command, &["--", "curl", "-sS", &url]));
+    let run = exec(&sandbox, None, &["--", "curl", "-sS", &url]);
     assert!(run.stderr.contains("valetkey login"), "{run:?}");
 }
 
@@ -155,8 +151,8 @@ fn a_path_that_is_no_text_is_refused_where_it_decides_and_passed_over_where_it_d
     let granted = repository(&sandbox, "acme/private");
     let run = |key: &std::ffi::OsStr, home: &std::ffi::OsStr, words: &[&str]| {
         let mut command = sandbox.valetkey();
-        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", sandbox.path("bin").display());
-        command.env("PATH", path).env("HOME", home).env("XDG_CONFIG_HOME", sandbox.path("home/.config"));
+        command.env("PATH", real_path(&sandbox)).env("HOME", home);
+        command.env("XDG_CONFIG_HOME", sandbox.path("home/.config"));
         sandbox.run(command.env("GOOGLE_APPLICATION_CREDENTIALS", key).args(words))
     };
     let home = sandbox.path("home").into_os_string();
@@ -174,7 +170,7 @@ fn only_the_owner_says_whose_token() {
     let (sandbox, key) = with_key();
     sandbox.configure(&format!("[build]\nrepositories = [\"{}\"]\n", repository(&sandbox, "acme/private")));
     let _daemon = sandbox.serve();
-    let whose = format!(r#"{{"source": {{"kind": "file", "path": "{}"}}}}"#, key.display());
+    let whose = whose(&key);
     let ask = |socket: &Path, whose: &str| {
         let headers = format!("host: x\r\nvaletkey-whose: {whose}\r\n");
         let message = message("GET", &page(&sandbox, "acme/private"), &headers, "");

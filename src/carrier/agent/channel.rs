@@ -2,8 +2,7 @@
 //!
 //! Each stream has connections to itself, at most two, and a task that makes its exchanges. The next stream takes over
 //! those of one that is over. A connection is replaced before buildah would cut it; one that is cut all the same is
-//! replaced too, and the exchange repeated.
-//! Nothing is asked while nobody waits for an answer.
+//! replaced too, and the exchange repeated. Nothing is asked while nobody waits for an answer.
 
 mod line;
 
@@ -209,18 +208,20 @@ impl Shared {
         };
         if let Some(closing) = closing {
             // One try: what is not closed is dropped when it has been idle.
-            let _ = timeout(CLOSING, Line::fresh(&self.path, &spare, &self.parked).exchange(&closing)).await;
+            let _ = timeout(CLOSING, Line::new(&self.path, &spare).exchange(&closing)).await;
         }
     }
 
     /// One of the two that make exchanges, each on its own connection. The first one also acknowledges what was
     /// read where nothing else says so.
     async fn work(&self, is_first: bool, spare: &Spare) {
-        let begin = if is_first { Line::new } else { Line::fresh };
-        let mut line = begin(&self.path, spare, &self.parked);
+        let mut line = Line::new(&self.path, spare);
+        if is_first {
+            line.take_over(&self.parked);
+        }
         self.exchanges(&mut line, is_first).await;
         if self.lock().conversation.has_all() {
-            line.leave();
+            line.leave(&self.parked);
         }
     }
 

@@ -41,8 +41,8 @@ pub struct Incoming<P> {
     sweep: Option<Instant>,
 }
 
-/// Who is on the other end of a connection. Streams are found by the uid alone, over any connection; they are counted for the process,
-/// too: what carries the socket into a build is a process of that build's own.
+/// Who is on the other end of a connection. Streams are found by the uid alone, over any connection; they are counted
+/// for the process, too: what carries the socket into a build is a process of that build's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Caller {
     pub uid: u32,
@@ -92,15 +92,7 @@ impl<P> AgentServer<P> {
     {
         let connection = BufReader::with_capacity(READ_BUFFER, connection);
         let caller = caller.into();
-        let mut line = Line {
-            server: self,
-            connection,
-            caller,
-            peer,
-            carried: None,
-            has_told_all: false,
-            is_shared: false,
-        };
+        let mut line = Line { server: self, connection, caller, peer, carried: None, is_shared: false };
         // Every error here is the peer's, or the end of the connection.
         while line.message().await.is_ok() {}
     }
@@ -139,9 +131,8 @@ struct Line<'a, S, P> {
     connection: BufReader<S>,
     caller: Caller,
     peer: P,
+    /// The stream that it carries, until a reply has told its end.
     carried: Option<StreamId>,
-    /// The last exchange has told all that its stream will ever say.
-    has_told_all: bool,
     /// It has carried a stream before another one was over: that may be waiting behind a reply.
     is_shared: bool,
 }
@@ -213,7 +204,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
         self.receive(&stream, &request, sign.carried, until).await?;
         self.skip(sign.trailing).await?;
         match self.attend(&stream, &request, sign.carried, until).await {
-            Ok(taken) => self.send(taken).await,
+            Ok(taken) => {
+                if taken.end {
+                    self.carried = None;
+                }
+                self.send(taken).await
+            }
             Err(status) => {
                 let refusal = wire::sign_answer(&Reply::refusal(status), 0);
                 soon(self.connection.write_all(&refusal)).await
@@ -222,9 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
     }
 
     fn stream(&mut self, request: &Request) -> Result<Arc<Shared>, Status> {
-        let other = self.carried.replace(request.stream).filter(|other| *other != request.stream);
-        self.is_shared |= other.is_some() && !self.has_told_all;
-        self.has_told_all = false;
+        self.is_shared |= self.carried.replace(request.stream).is_some_and(|other| other != request.stream);
         if let Some(stream) = self.server.table.find(self.caller.uid, request.stream) {
             return Ok(stream);
         }
@@ -272,14 +266,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
 
     /// Does what a request asks of its stream, and waits for what it has to say.
     async fn attend(
-        &mut self,
+        &self,
         stream: &Shared,
         request: &Request,
         carried: usize,
         until: Instant,
     ) -> Result<Taken, Status> {
-        let server = self.server;
-        let streams = &server.table;
+        let streams = &self.server.table;
         if request.finish {
             stream.finish(request.offset + carried as u64);
         }
@@ -303,7 +296,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Clone> Line<'_, S, P> {
             }
         }
         let taken = stream.take(request.fresh, want);
-        self.has_told_all = stream.has_told_all();
         stream.touch();
         if stream.is_reset() {
             return Err(Status::Unknown);

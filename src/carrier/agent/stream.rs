@@ -321,12 +321,6 @@ impl Shared {
         state.abandoned && state.sent == state.end && state.end - state.acknowledged <= few
     }
 
-    /// Whether nothing is left that a reply could be held for.
-    pub(super) fn has_told_all(&self) -> bool {
-        let state = self.lock();
-        state.said_all && state.sent == state.end
-    }
-
     /// Whether the daemon has dropped this stream.
     pub(super) fn is_reset(&self) -> bool {
         self.lock().reset

@@ -21,11 +21,15 @@ use crate::image::Program;
 use crate::paths::{check_private, ensure_private};
 
 /// For the end of the help.
-pub(super) const EXAMPLE: &str = "\
-Example:
-  docker build $(valetkey docker args europe-west1/PROJECT/REPOSITORY) .
+pub(super) fn example() -> String {
+    format!(
+        "Example:\n  docker build $(valetkey docker args europe-west1/PROJECT/REPOSITORY) .\n\n\
+         and in the Dockerfile:\n{STEP}"
+    )
+}
 
-and in the Dockerfile:
+/// What a Dockerfile says.
+const STEP: &str = "  \
   RUN --mount=type=ssh,id=valetkey,required=true \\
       --mount=type=bind,from=valetkey,source=/valetkey,target=/usr/bin/valetkey \\
       valetkey exec -- pip install -r requirements.txt";
@@ -88,12 +92,7 @@ pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<Exi
         Err(failure) => Some(failure.one_line()),
     };
     print(&format!("{words}\n"))?;
-    terminal::say(&format!(
-        "open until {}. In the Dockerfile:\n\n  RUN --mount=type=ssh,id=valetkey,required=true \\\n      \
-         --mount=type=bind,from=valetkey,source=/valetkey,target=/usr/bin/valetkey \\\n      \
-         valetkey exec -- pip install -r requirements.txt\n\n",
-        opened.until
-    ));
+    terminal::say(&format!("open until {}. In the Dockerfile:\n\n{STEP}\n\n", opened.until));
     if let Some(from) = from {
         terminal::say(&format!("{from}\n"));
     }

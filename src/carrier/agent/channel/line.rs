@@ -21,19 +21,17 @@ use crate::carrier::frame::Reply;
 pub(super) struct Line<'a> {
     path: &'a Path,
     spare: &'a Spare,
-    parked: &'a Parked,
     connection: Option<(UnixStream, Instant)>,
 }
 
 impl<'a> Line<'a> {
-    /// On a connection that an earlier stream has left, or on none yet.
-    pub(super) fn new(path: &'a Path, spare: &'a Spare, parked: &'a Parked) -> Self {
-        Self { path, spare, parked, connection: parked.take() }
+    pub(super) fn new(path: &'a Path, spare: &'a Spare) -> Self {
+        Self { path, spare, connection: None }
     }
 
-    /// On a connection of its own, when there is something to say.
-    pub(super) fn fresh(path: &'a Path, spare: &'a Spare, parked: &'a Parked) -> Self {
-        Self { path, spare, parked, connection: None }
+    /// Takes over a connection that an earlier stream has left, if there is one.
+    pub(super) fn take_over(&mut self, parked: &Parked) {
+        self.connection = parked.take();
     }
 
     /// How long an answer may be held on this connection.
@@ -55,9 +53,9 @@ impl<'a> Line<'a> {
     }
 
     /// Leaves the connection to the next stream: this one is over.
-    pub(super) fn leave(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.parked.put(connection);
+    pub(super) fn leave(self, parked: &Parked) {
+        if let Some(connection) = self.connection {
+            parked.put(connection);
         }
     }
 
@@ -116,13 +114,9 @@ impl Parked {
 
     /// Without those that are too old by now.
     fn young(&self) -> MutexGuard<'_, Vec<(net::UnixStream, Instant)>> {
-        let mut parked = self.lock();
+        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         parked.retain(|(_, born)| born.elapsed() <= MOST_AGE);
         parked
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<(net::UnixStream, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
