@@ -104,10 +104,13 @@ impl Parked {
         let mut parked = self.young();
         if parked.len() < MOST_PARKED && born.elapsed() <= MOST_AGE {
             parked.push((socket, born));
-            let parked = self.clone();
+            // They are closed with the channel and its streams, whatever the clock says.
+            let parked = Arc::downgrade(&self.0);
             tokio::spawn(async move {
                 sleep_until(born + MOST_AGE + Duration::from_millis(1)).await;
-                drop(parked.young());
+                if let Some(parked) = parked.upgrade() {
+                    drop(Self(parked).young());
+                }
             });
         }
     }
@@ -190,3 +193,35 @@ const MOST_PARKED: usize = 4;
 const FIRST_READ: usize = 4 << 10;
 /// Two answers on their way, and some that wait for their turn or to be read.
 const MOST_SPARE: usize = 6;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a connection's other end sees.
+    fn reads(mut far: &net::UnixStream) -> io::Result<usize> {
+        io::Read::read(&mut far, &mut [0; 8])
+    }
+
+    #[tokio::test]
+    async fn what_is_parked_is_closed_with_the_channel() {
+        let parked = Parked::default();
+        let (near, far) = UnixStream::pair().unwrap();
+        let far = far.into_std().unwrap();
+        parked.put((near, Instant::now()));
+        let stream = parked.clone();
+        drop(parked);
+        assert_eq!(reads(&far).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(stream);
+        assert_eq!(reads(&far).unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_parked_is_closed_when_it_is_old() {
+        let parked = Parked::default();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        parked.put((near, Instant::now()));
+        assert_eq!(timeout(MOST_AGE * 2, far.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
+        assert!(parked.take().is_none());
+    }
+}
