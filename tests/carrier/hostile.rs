@@ -61,7 +61,8 @@ async fn a_thousand_streams_of_one_peer_are_refused_beyond_its_limit_and_others_
     assert_given(&answer, 3_000_000);
 }
 
-#[tokio::test]
+/// The clock stands still but for what is waited for.
+#[tokio::test(start_paused = true)]
 async fn idle_streams_are_dropped_and_busy_ones_are_not() {
     let (idle, hold) = (Duration::from_secs(1), Duration::from_millis(100));
     let outside = Outside::with(Limits { idle, hold, ..Limits::default() });
@@ -74,7 +75,7 @@ async fn idle_streams_are_dropped_and_busy_ones_are_not() {
     raw.exchange(request(2), b"hang\n").await;
     let crowd = async {
         while outside.budget.streams() > 0 {
-            ask(&channel(&outside.socket()), "give 1\n").await.unwrap();
+            ask(&channel(&outside.socket()), "later 10 1\n").await.unwrap();
         }
     };
     in_time("the idle one is dropped", crowd).await;
