@@ -13,13 +13,15 @@
 //! | module | side | what |
 //! |---|---|---|
 //! | [`server`] | daemon | [`AgentServer`] serves the connections of one listener, [`Incoming`] gives the streams |
-//! | [`channel`] | container | [`AgentChannel`] finds the socket and opens streams |
+//! | [`find`] | container | which socket leads to us |
+//! | [`channel`] | container | [`AgentChannel`] opens streams |
 //! | [`once`] | container | the same for a program without a runtime: one request, one answer |
 //! | [`wire`] | both | the messages of the agent protocol |
 
 pub mod budget;
 pub mod channel;
 mod conversation;
+pub mod find;
 pub mod once;
 pub mod server;
 pub mod stream;
@@ -103,7 +105,8 @@ impl Fault for AgentFault {
             Self::Forgotten(_) | Self::Ending(_) => "run this step again: the daemon was restarted",
             Self::Full(_) => "run fewer downloads at once",
             Self::Nonsense { fault, .. } => return fault.hint(),
-            Self::TooLong(_) | Self::Deadline(_) | Self::Random => return None,
+            Self::Deadline(_) => "the machine that builds may be too busy: run this step again",
+            Self::TooLong(_) | Self::Random => return None,
         };
         Some(text.to_owned())
     }

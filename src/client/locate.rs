@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::ask::NamedSource;
 use crate::broker::choice;
-use crate::carrier::agent::AgentChannel;
+use crate::carrier::agent::{AgentFault, find};
 use crate::carrier::unix::connect;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
@@ -29,7 +29,7 @@ pub enum Carrier {
 /// the owner's daemon answers: of the two, the second is there in practice, and asking costs time.
 ///
 /// # Errors
-/// When a socket is named that cannot be one.
+/// When a socket is named that cannot be one, or one that a build has mounted does not answer.
 pub fn locate(
     environment: &Environment,
     paths: &Paths,
@@ -54,19 +54,18 @@ pub fn locate(
         return Ok((Carrier::Found { path: system.to_owned(), by: "the system's socket" }, None));
     }
     if named.is_none()
-        && let Some(channel) = agent(environment, paths)
+        && let Some(path) = agent(environment, paths)?
     {
-        return Ok((Carrier::Agent(channel.path().to_owned()), None));
+        return Ok((Carrier::Agent(path), None));
     }
     Ok((Carrier::Owner(paths.socket()), named))
 }
 
 /// An agent that carries us. Where a daemon of our own answers and no build runs, the agent of this shell is another
 /// program's, and nobody waits for it.
-fn agent(environment: &Environment, paths: &Paths) -> Option<AgentChannel> {
-    let in_build = AgentChannel::is_in_build();
-    let asked = in_build || (environment.get("SSH_AUTH_SOCK").is_some() && !owner_answers(paths));
-    if asked { AgentChannel::find(environment) } else { None }
+fn agent(environment: &Environment, paths: &Paths) -> Result<Option<PathBuf>, AgentFault> {
+    let asked = find::is_in_build() || (environment.get("SSH_AUTH_SOCK").is_some() && !owner_answers(paths));
+    if asked { find::find(environment) } else { Ok(None) }
 }
 
 fn owner_answers(paths: &Paths) -> bool {

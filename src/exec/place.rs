@@ -139,6 +139,8 @@ const MEMORY: [rustix::fs::FsWord; 2] = [0x0102_1994, 0x8584_58f6];
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -165,10 +167,17 @@ mod tests {
         fs::write(other.join("start.lock"), "").unwrap();
         let link = top.path().join("valetkey-link");
         symlink(&killed, &link).unwrap();
-        sweep(top.path());
-        assert!(living.path().exists() && other.exists() && link.is_symlink() && !killed.exists());
+        // Another test that starts a process just now may hold the lock for a moment.
+        let is_swept = |path: &Path| {
+            (0..1000).any(|_| {
+                sweep(top.path());
+                std::thread::sleep(Duration::from_millis(5));
+                !path.exists()
+            })
+        };
+        assert!(is_swept(&killed));
+        assert!(living.path().exists() && other.exists() && link.is_symlink());
         drop(lock);
-        sweep(top.path());
-        assert!(!living.path().exists());
+        assert!(is_swept(living.path()));
     }
 }

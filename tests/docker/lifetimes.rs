@@ -1,6 +1,7 @@
 //! What a build lives through: caches, many steps, tokens that end, other builds beside it, and a daemon that comes
 //! and goes.
 
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use ring::digest::{SHA256, digest};
@@ -95,6 +96,50 @@ fn forty_builds_at_once_are_all_served() {
     scene.hunt(&built[0], &engine.export(&built[0].image), engine.stores());
     let google = &scene.sandbox.google;
     assert_eq!((google.registry_requests().len(), google.token_requests().len()), (40, 1));
+}
+
+/// A builder that has much to do brings a connection late, or never.
+#[test]
+fn a_socket_that_is_silent_at_first_is_asked_again() {
+    let Some(engine) = Engine::of(Release::Installed) else { return };
+    let (scene, flags) = Scene::without_network();
+    engine.valetkey();
+    let silent_first = |connections: usize| silenced(&scene, &flags, connections);
+    let text = format!("FROM {}\n{}", engine.small(), step(&read(&scene, "")));
+    let built = scene.build(engine, &text, &[], &silent_first(1));
+    assert!(built.log.contains("acme_hello-1"), "{}", built.log);
+
+    let mut flags = silent_first(usize::MAX);
+    flags.push("--no-cache".to_owned());
+    let built = engine.build(&text, &[], &flags);
+    assert_ne!(built.code, Some(0), "{}", built.log);
+    let sentence = "error: no answer in time through the agent socket /run/buildkit/ssh_agent.0";
+    assert!(built.log.contains(sentence) && built.log.contains("run this step again"), "{}", built.log);
+}
+
+/// The same flags with a socket in between, whose first connections get no answer.
+fn silenced(scene: &Scene, flags: &[String], connections: usize) -> Vec<String> {
+    let socket = flags.iter().find_map(|flag| flag.strip_prefix("valetkey=")).expect("a socket");
+    let (path, real) = (scene.sandbox.path(&format!("silent-{connections}")), socket.to_owned());
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        let mut silent = Vec::new();
+        for line in listener.incoming().map_while(Result::ok) {
+            if silent.len() < connections {
+                silent.push(line);
+                continue;
+            }
+            let host = UnixStream::connect(&real).unwrap();
+            let both = [(line.try_clone().unwrap(), host.try_clone().unwrap()), (host, line)];
+            for (mut from, mut to) in both {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    flags.iter().map(|flag| flag.replace(socket, &path.display().to_string())).collect()
 }
 
 /// A build in the middle of a large download while something is done outside, which comes back with the daemon that

@@ -1,4 +1,4 @@
-//! The client's end for a program with a runtime: finds the socket, and opens streams on it.
+//! The client's end for a program with a runtime: opens streams on a socket that was found.
 //!
 //! Each stream has connections to itself, at most two, and a task that makes its exchanges. The next stream takes over
 //! those of one that is over. A connection is replaced before buildah would cut it; one that is cut all the same is
@@ -20,9 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::AgentFault;
 use super::conversation::{Conversation, Exchange};
-use super::once::{Patience, Trouble, is_ours, random_name};
+use super::once::{Trouble, random_name};
 use crate::carrier::frame::{Reply, Status};
-use crate::environment::Environment;
 
 use line::{Line, Parked, Spare};
 
@@ -34,30 +33,6 @@ pub struct AgentChannel {
 }
 
 impl AgentChannel {
-    /// Looks for a socket whose agent lists our identity: the one that `SSH_AUTH_SOCK` names, then those that
-    /// BuildKit and buildah mount. Blocks for half a second with each one that does not answer, and for a tenth with one
-    /// that is served by this very machine.
-    #[must_use]
-    pub fn find(environment: &Environment) -> Option<Self> {
-        Self::find_with(environment, Path::new(MOUNTS))
-    }
-
-    /// Whether this is a step of a build in which an agent may be mounted.
-    #[must_use]
-    pub fn is_in_build() -> bool {
-        Path::new(MOUNTS).is_dir()
-    }
-
-    /// The same with another directory in the place of BuildKit's.
-    #[must_use]
-    pub fn find_with(environment: &Environment, mounts: &Path) -> Option<Self> {
-        let named = environment.path("SSH_AUTH_SOCK");
-        let mounted = mounted(mounts).into_iter().filter(|path| Some(path) != named.as_ref());
-        let mut candidates = named.clone().into_iter().chain(mounted);
-        let patience = Patience::of(environment);
-        candidates.find(|path| is_ours(path, patience)).map(Self::at)
-    }
-
     /// A channel whose path is known.
     #[must_use]
     pub fn at(path: PathBuf) -> Self {
@@ -346,19 +321,6 @@ impl Shared {
     }
 }
 
-/// BuildKit's and buildah's mounts, in the order of their numbers.
-fn mounted(directory: &Path) -> Vec<PathBuf> {
-    let number = |entry: &std::fs::DirEntry| -> Option<u32> {
-        entry.file_name().to_str()?.strip_prefix("ssh_agent.")?.parse().ok()
-    };
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut found: Vec<_> = entries.filter_map(|entry| Some((number(&entry)?, entry.path()))).collect();
-    found.sort_unstable();
-    found.into_iter().map(|(_, path)| path).collect()
-}
-
-/// Where BuildKit and buildah mount an agent for which a step names no target.
-const MOUNTS: &str = "/run/buildkit";
 const LAST_ONE: Duration = Duration::from_millis(100);
 const CLOSING: Duration = Duration::from_secs(2);
 /// An empty answer to what might have been held this long, and was not.

@@ -1,5 +1,4 @@
-//! The client's end for a program without a runtime: one request and its answer, and the question whether a socket
-//! leads to us. Blocking and bounded.
+//! The client's end for a program without a runtime: one request and its answer. Blocking and bounded.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,8 +13,6 @@ use super::conversation::{Conversation, Exchange};
 use super::wire;
 use crate::carrier::frame::{FrameFault, Reply, Status, StreamId};
 use crate::carrier::unix::{connect, set_patience};
-use crate::environment::Environment;
-use crate::sys;
 
 /// Sends one request and reads the answer to its end, on a stream of its own. The request has to ask for that end
 /// (`connection: close`). With an answer that is there, it is one round trip.
@@ -53,38 +50,6 @@ pub fn exchange_once(path: &Path, request: &[u8], until: Instant) -> Result<Vec<
         }
     }
     Ok(answer)
-}
-
-/// How long to wait for the list of an agent. It answers from its memory; what is no agent at all may never answer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    /// With one whose process is here to be seen.
-    near: Duration,
-    /// With one behind which there is a connection to another machine, or another container.
-    far: Duration,
-}
-
-impl Patience {
-    pub(super) fn of(environment: &Environment) -> Self {
-        // There an agent's process may be here and only pass on what another machine says.
-        let passes_on = environment.get("SSH_CONNECTION").is_some()
-            || IN_CONTAINER.iter().any(|mark| Path::new(mark).exists());
-        Self { near: if passes_on { FAR } else { NEAR }, far: FAR }
-    }
-}
-
-/// Whether the agent at this path lists our identity. What does not answer in time does not.
-#[must_use]
-pub(super) fn is_ours(path: &Path, patience: Patience) -> bool {
-    let ask = || {
-        let mut socket = connect(path, patience.far)?;
-        // The process of a socket that was carried into a container is outside, and has no number here.
-        let is_near = sys::peer_of(&socket).is_ok_and(|peer| peer.pid > 0);
-        let until = Instant::now() + if is_near { patience.near } else { patience.far };
-        socket.write_all(&wire::identities_request())?;
-        read_message(&mut socket, LARGEST_LIST, until)
-    };
-    ask().is_ok_and(|(kind, list)| kind == wire::IDENTITIES_ANSWER && wire::lists_us(&list))
 }
 
 /// A name for a stream that nobody can guess.
@@ -188,7 +153,11 @@ impl Line<'_> {
 }
 
 /// Reads one message: its type and the rest.
-fn read_message(socket: &mut UnixStream, longest: usize, until: Instant) -> io::Result<(u8, Vec<u8>)> {
+pub(super) fn read_message(
+    socket: &mut UnixStream,
+    longest: usize,
+    until: Instant,
+) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; wire::MESSAGE_HEAD];
     read_exact(socket, &mut head, until)?;
     let (length, kind) = wire::message_head(head)
@@ -233,9 +202,4 @@ const WAIT_FOR_DAEMON: Duration = Duration::from_secs(5);
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(30);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
-const NEAR: Duration = Duration::from_millis(100);
-const FAR: Duration = Duration::from_millis(500);
-/// What Docker and podman leave in a container.
-const IN_CONTAINER: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 const LARGEST_ANSWER: usize = 1 << 20;
-const LARGEST_LIST: usize = 256 << 10;
