@@ -283,7 +283,7 @@ async fn keep_awake(way: Way, idle: Duration) {
 
 /// Where the forwarder listens: a port that no known service has, below those that systems give out by themselves.
 pub const PORT: u16 = 18417;
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The index that is there only where the configuration says what it merges.
 const MERGED: &str = "/simple/";
 const LARGEST_FILE: u64 = 1 << 20;

@@ -141,11 +141,11 @@ impl Engine {
 
     /// Until it answers; at the end of patience its log says why it does not.
     fn wait(&mut self) {
-        let give_up = Instant::now() + Duration::from_secs(60);
+        let give_up = Instant::now() + Duration::from_secs(300);
         loop {
             let asked = run(
                 &mut self.docker(&["version", "--format", "{{.Server.Version}}"]),
-                Duration::from_secs(30),
+                Duration::from_secs(120),
             );
             if asked.code == Some(0) {
                 asked.stdout.trim().clone_into(&mut self.version);

@@ -158,7 +158,7 @@ fn in_the_middle<'a>(
     let daemon = scene.serve();
     std::thread::scope(|scope| {
         let build = scope.spawn(build);
-        let give_up = Instant::now() + Duration::from_secs(120);
+        let give_up = Instant::now() + Duration::from_secs(300);
         while !google.registry_requests().iter().any(|request| request.path.contains("acme-middle")) {
             assert!(!build.is_finished(), "{}", build.join().unwrap().log);
             assert!(Instant::now() < give_up, "the step never came to its middle");

@@ -60,7 +60,7 @@ fn plug_ins_of_another_c_library_are_not_loaded() {
     let mut compile = Command::new("cc");
     assert_success(&run(
         compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source),
-        Duration::from_secs(60),
+        Duration::from_secs(300),
     ));
     let library = std::fs::read(library).unwrap();
     let (port, asked) = metadata_server();

@@ -206,7 +206,7 @@ impl Sandbox {
     pub fn run(&self, command: &mut Command) -> Run {
         let start = Instant::now();
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
-        let run = finish(child, start, Duration::from_secs(30));
+        let run = finish(child, start, Duration::from_secs(60));
         self.hear(run.stderr.as_bytes());
         if run.code != Some(0) {
             self.hear(run.stdout.as_bytes());
