@@ -20,12 +20,15 @@ fn at_terminal(sandbox: &Sandbox, daemon: &RegistryDaemon, words: &[&str], scrip
 }
 
 const DRIVER: &str = r#"
-import os, pty, select, sys, time
+import os, pty, select, signal, sys, time
 seen = ""
 def start(words):
     global pid, terminal
     pid, terminal = pty.fork()
     if pid == 0:
+        # What runs in the background ignores them, and a terminal's programs would inherit that.
+        for ignored in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(ignored, signal.SIG_DFL)
         os.execvp(words[0], words)
 def expect(text):
     global seen
