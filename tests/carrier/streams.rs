@@ -218,6 +218,11 @@ async fn our_socket_is_found_among_others() {
         }
     };
     assert!(find(None).await.is_none());
+    // A builder's own socket makes no build: there an agent that hangs is left alone.
+    std::fs::write(top.path().join("buildkitd.sock"), "").unwrap();
+    let hanging = tokio::net::UnixListener::bind(top.path().join("agent")).unwrap();
+    assert!(find(Some(&top.path().join("agent"))).await.is_none());
+    drop(hanging);
     // One that hangs, one that is no socket, one that is gone, and ours behind all of them.
     let silent = tokio::net::UnixListener::bind(top.path().join("ssh_agent.2")).unwrap();
     std::fs::write(top.path().join("ssh_agent.3"), "").unwrap();

@@ -15,10 +15,11 @@ use crate::carrier::unix::connect;
 use crate::environment::Environment;
 use crate::sys;
 
-/// Whether this is a step of a build in which an agent may be mounted.
+/// Whether this is a step of a build that has an agent mounted. The directory alone says nothing: where the builder
+/// itself runs, its own socket lies there.
 #[must_use]
 pub fn is_in_build() -> bool {
-    Path::new(MOUNTS).is_dir()
+    !mounted(Path::new(MOUNTS)).is_empty()
 }
 
 /// Looks for a socket whose agent lists our identity. Blocks for half a second with each one that does not answer, for
@@ -36,9 +37,11 @@ pub fn find(environment: &Environment) -> Result<Option<PathBuf>, AgentFault> {
 /// As above.
 pub fn find_with(environment: &Environment, mounts: &Path) -> Result<Option<PathBuf>, AgentFault> {
     let named = environment.path("SSH_AUTH_SOCK");
-    let mounted = mounted(mounts).into_iter().filter(|path| Some(path) != named.as_ref());
-    let candidates = named.clone().into_iter().chain(mounted).collect();
-    if mounts.is_dir() {
+    let mounted = mounted(mounts);
+    let in_build = !mounted.is_empty();
+    let others = mounted.into_iter().filter(|path| Some(path) != named.as_ref());
+    let candidates = named.clone().into_iter().chain(others).collect();
+    if in_build {
         let (found, silent) = first_of_ours(candidates, &IN_BUILD);
         return match (found, silent.into_iter().next()) {
             (None, Some(silent)) => Err(AgentFault::Deadline(silent)),
