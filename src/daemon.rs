@@ -302,7 +302,8 @@ impl Daemon {
         let broker = self.broker();
         let sources = broker.cache().upstream();
         let named = sources.deciding(whose, None);
-        let identity = (named.clone(), sources.stamps(named.as_ref()));
+        let stamps = sources.stamps(named.as_ref());
+        let identity = (named, stamps);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_IDENTITIES && !known.contains_key(&identity) {
             // What was known is asked for again.

@@ -64,8 +64,9 @@ pub fn locate(
 /// An agent that carries us. Where a daemon of our own answers and no build runs, the agent of this shell is another
 /// program's, and nobody waits for it.
 fn agent(environment: &Environment, paths: &Paths) -> Result<Option<PathBuf>, AgentFault> {
-    let asked = find::is_in_build() || (environment.get("SSH_AUTH_SOCK").is_some() && !owner_answers(paths));
-    if asked { find::find(environment) } else { Ok(None) }
+    let mounted = find::mounted(Path::new(find::MOUNTS));
+    let asked = !mounted.is_empty() || (environment.get("SSH_AUTH_SOCK").is_some() && !owner_answers(paths));
+    if asked { find::find(environment, mounted) } else { Ok(None) }
 }
 
 fn owner_answers(paths: &Paths) -> bool {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
-use valetkey::carrier::agent::find::find_with;
+use valetkey::carrier::agent::find::{find, mounted};
 use valetkey::carrier::agent::{AgentChannel, Limits, exchange_once};
 use valetkey::environment::Environment;
 
@@ -213,7 +213,7 @@ async fn our_socket_is_found_among_others() {
         let environment: Environment = named.map(|path| ("SSH_AUTH_SOCK", path)).into_iter().collect();
         let mounts = top.path().to_owned();
         async move {
-            let finding = tokio::task::spawn_blocking(move || find_with(&environment, &mounts));
+            let finding = tokio::task::spawn_blocking(move || find(&environment, mounted(&mounts)));
             finding.await.unwrap().unwrap()
         }
     };

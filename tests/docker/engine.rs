@@ -141,7 +141,7 @@ impl Engine {
 
     /// Until it answers; at the end of patience its log says why it does not.
     fn wait(&mut self) {
-        let give_up = Instant::now() + Duration::from_secs(300);
+        let give_up = Instant::now() + PATIENCE;
         loop {
             let asked = run(
                 &mut self.docker(&["version", "--format", "{{.Server.Version}}"]),

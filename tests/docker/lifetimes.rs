@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ring::digest::{SHA256, digest};
 
 use super::buildah::Buildah;
-use super::engine::{Built, Engine, Release};
+use super::engine::{Built, Engine, PATIENCE, Release};
 use super::harness::Daemon;
 use super::memory;
 use super::scene::{Scene, args, buildah_step, repository, step, told_once};
@@ -158,7 +158,7 @@ fn in_the_middle<'a>(
     let daemon = scene.serve();
     std::thread::scope(|scope| {
         let build = scope.spawn(build);
-        let give_up = Instant::now() + Duration::from_secs(300);
+        let give_up = Instant::now() + PATIENCE;
         while !google.registry_requests().iter().any(|request| request.path.contains("acme-middle")) {
             assert!(!build.is_finished(), "{}", build.join().unwrap().log);
             assert!(Instant::now() < give_up, "the step never came to its middle");

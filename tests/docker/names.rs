@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::time::Duration;
 
-use super::engine::{Engine, Release, assert_success};
+use super::engine::{Engine, PATIENCE, Release, assert_success};
 use super::prepared;
 use super::process::run;
 
@@ -58,10 +58,7 @@ fn plug_ins_of_another_c_library_are_not_loaded() {
     )
     .unwrap();
     let mut compile = Command::new("cc");
-    assert_success(&run(
-        compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source),
-        Duration::from_secs(300),
-    ));
+    assert_success(&run(compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source), PATIENCE));
     let library = std::fs::read(library).unwrap();
     let (port, asked) = metadata_server();
     let dockerfile = format!(

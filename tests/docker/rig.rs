@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::engine::{Engine, Release};
+use super::engine::{Engine, PATIENCE, Release};
 use super::prepared;
 
 /// Not a test: an engine, and then nothing, until somebody kills this process.
@@ -20,7 +20,7 @@ fn an_engine_and_a_long_wait() {
     let mut sleeper = engine.docker(&["run", "--detach", engine.base(), "sleep", "600"]);
     assert!(sleeper.status().unwrap().success());
     fs::write(std::env::var_os("VALETKEY_TEST_READY").unwrap(), "").unwrap();
-    std::thread::sleep(Duration::from_secs(600));
+    std::thread::sleep(PATIENCE * 2);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn an_engine_ends_with_its_test_process() {
         .unwrap();
     let process = child.id();
     let left = |text: &str| leftovers(process).into_iter().filter(|it| it.contains(text)).count();
-    let give_up = Instant::now() + Duration::from_secs(300);
+    let give_up = Instant::now() + PATIENCE;
     while !ready.exists() {
         if let Some(status) = child.try_wait().unwrap() {
             let mut said = String::new();
@@ -60,7 +60,7 @@ fn an_engine_ends_with_its_test_process() {
     }
     kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
     child.wait().unwrap();
-    let give_up = Instant::now() + Duration::from_secs(300);
+    let give_up = Instant::now() + PATIENCE;
     while !leftovers(process).is_empty() {
         assert!(Instant::now() < give_up, "still there: {:?}", leftovers(process));
         std::thread::sleep(Duration::from_millis(50));

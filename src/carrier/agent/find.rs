@@ -15,43 +15,34 @@ use crate::carrier::unix::connect;
 use crate::environment::Environment;
 use crate::sys;
 
-/// Whether this is a step of a build that has an agent mounted. The directory alone says nothing: where the builder
-/// itself runs, its own socket lies there.
-#[must_use]
-pub fn is_in_build() -> bool {
-    !mounted(Path::new(MOUNTS)).is_empty()
-}
-
-/// Looks for a socket whose agent lists our identity. Blocks for half a second with each one that does not answer, for
-/// a tenth with one that is served by this very machine, and for ten seconds in a build.
+/// Looks for a socket whose agent lists our identity: the one of the environment, then the [`mounted`] ones.
+/// Where there are such, this is a step of a build. Blocks for half a second with each one that does not answer, for a
+/// tenth with one that is served by this very machine, and for ten seconds in a build.
 ///
 /// # Errors
 /// In a build, when none is ours and one has not answered.
-pub fn find(environment: &Environment) -> Result<Option<PathBuf>, AgentFault> {
-    find_with(environment, Path::new(MOUNTS))
-}
-
-/// The same with another directory in the place of BuildKit's.
-///
-/// # Errors
-/// As above.
-pub fn find_with(environment: &Environment, mounts: &Path) -> Result<Option<PathBuf>, AgentFault> {
-    let named = environment.path("SSH_AUTH_SOCK");
-    let mounted = mounted(mounts);
+pub fn find(environment: &Environment, mounted: Vec<PathBuf>) -> Result<Option<PathBuf>, AgentFault> {
     let in_build = !mounted.is_empty();
+    let named = environment.path("SSH_AUTH_SOCK");
     let others = mounted.into_iter().filter(|path| Some(path) != named.as_ref());
     let candidates = named.clone().into_iter().chain(others).collect();
-    if in_build {
-        let (found, silent) = first_of_ours(candidates, &IN_BUILD);
-        return match (found, silent.into_iter().next()) {
-            (None, Some(silent)) => Err(AgentFault::Deadline(silent)),
-            (found, _) => Ok(found),
-        };
+    // Elsewhere an agent's process may be here and only pass on what another machine says.
+    let passes_on = || {
+        environment.get("SSH_CONNECTION").is_some()
+            || IN_CONTAINER.iter().any(|mark| Path::new(mark).exists())
+    };
+    let rounds: &[Patience] = match in_build {
+        true => &IN_BUILD,
+        false if passes_on() => &[SLOW],
+        false => &[QUICK],
+    };
+    match first_of_ours(candidates, rounds) {
+        Ok(found) => Ok(Some(found)),
+        Err(silent) if in_build => {
+            silent.into_iter().next().map_or(Ok(None), |path| Err(AgentFault::Deadline(path)))
+        }
+        Err(_) => Ok(None),
     }
-    // There an agent's process may be here and only pass on what another machine says.
-    let passes_on = environment.get("SSH_CONNECTION").is_some()
-        || IN_CONTAINER.iter().any(|mark| Path::new(mark).exists());
-    Ok(first_of_ours(candidates, &[if passes_on { SLOW } else { QUICK }]).0)
 }
 
 /// How long to wait for an answer.
@@ -63,13 +54,13 @@ struct Patience {
     far: Duration,
 }
 
-/// The first one that is ours, and those that have not answered in any round.
-fn first_of_ours(mut candidates: Vec<PathBuf>, rounds: &[Patience]) -> (Option<PathBuf>, Vec<PathBuf>) {
+/// The first one that is ours, else those that have not answered in any round.
+fn first_of_ours(mut candidates: Vec<PathBuf>, rounds: &[Patience]) -> Result<PathBuf, Vec<PathBuf>> {
     for patience in rounds {
         let mut silent = Vec::new();
         for path in candidates {
             match is_ours(&path, *patience) {
-                Ok(true) => return (Some(path), Vec::new()),
+                Ok(true) => return Ok(path),
                 Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
                     silent.push(path);
                 }
@@ -78,7 +69,7 @@ fn first_of_ours(mut candidates: Vec<PathBuf>, rounds: &[Patience]) -> (Option<P
         }
         candidates = silent;
     }
-    (None, candidates)
+    Err(candidates)
 }
 
 /// Whether the agent at this path lists our identity.
@@ -92,8 +83,10 @@ fn is_ours(path: &Path, patience: Patience) -> io::Result<bool> {
     Ok(kind == wire::IDENTITIES_ANSWER && wire::lists_us(&list))
 }
 
-/// BuildKit's and buildah's mounts, in the order of their numbers.
-fn mounted(directory: &Path) -> Vec<PathBuf> {
+/// The agents that BuildKit or buildah has mounted below this directory, which is [`MOUNTS`], in the order of their
+/// numbers. The directory alone makes no build: where the builder itself runs, its own socket lies there.
+#[must_use]
+pub fn mounted(directory: &Path) -> Vec<PathBuf> {
     let number = |entry: &std::fs::DirEntry| -> Option<u32> {
         entry.file_name().to_str()?.strip_prefix("ssh_agent.")?.parse().ok()
     };
@@ -104,7 +97,7 @@ fn mounted(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Where BuildKit and buildah mount an agent for which a step names no target.
-const MOUNTS: &str = "/run/buildkit";
+pub const MOUNTS: &str = "/run/buildkit";
 /// What Docker and podman leave in a container.
 const IN_CONTAINER: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 const LARGEST_LIST: usize = 256 << 10;
@@ -148,8 +141,8 @@ mod tests {
         // One that passes, and one that nothing here outlasts.
         let rounds = [200, 60_000].map(|time| both(Duration::from_millis(time)));
         let all = |paths: &[&PathBuf]| paths.iter().map(|path| (*path).clone()).collect();
-        assert_eq!(first_of_ours(all(&[&dead, &good]), &rounds), (Some(good), vec![]));
-        assert_eq!(first_of_ours(all(&[&gone, &dead]), &rounds[..1]), (None, vec![dead]));
-        assert_eq!(first_of_ours(all(&[&gone, &late]), &rounds), (Some(late), vec![]));
+        assert_eq!(first_of_ours(all(&[&dead, &good]), &rounds), Ok(good));
+        assert_eq!(first_of_ours(all(&[&gone, &dead]), &rounds[..1]), Err(vec![dead]));
+        assert_eq!(first_of_ours(all(&[&gone, &late]), &rounds), Ok(late));
     }
 }
