@@ -40,6 +40,7 @@ mod login_attacks;
 mod login_dead;
 mod logout;
 mod network;
+mod pages;
 mod passing;
 mod passing_on;
 mod patience;
