@@ -38,6 +38,7 @@ mod listeners;
 mod login;
 mod login_attacks;
 mod login_dead;
+mod login_strangers;
 mod logout;
 mod network;
 mod pages;
