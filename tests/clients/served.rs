@@ -18,7 +18,7 @@ pub(super) struct Served<'a> {
 }
 
 impl<'a> Served<'a> {
-    fn open(sandbox: &'a Sandbox, access: &str, more: &str) -> Self {
+    pub(super) fn open(sandbox: &'a Sandbox, access: &str, more: &str) -> Self {
         let port = Self::configure(sandbox, &sandbox.index().replace("/simple/", ""), access, more);
         Self { sandbox, port, daemon: sandbox.serve() }
     }
@@ -45,7 +45,7 @@ impl<'a> Served<'a> {
     }
 
     /// The index of the private repository.
-    fn index(&self) -> String {
+    pub(super) fn index(&self) -> String {
         self.url(&format!("/index/localhost:{}/acme/private/simple/", self.sandbox.google.port()))
     }
 
