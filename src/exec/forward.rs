@@ -29,6 +29,7 @@ use super::tunnel::{self, Destination};
 use crate::carrier::tcp;
 use crate::client::granted::HostPattern;
 use crate::client::stream::Stream;
+use crate::http::headers::OWN;
 use crate::http::proxy::ProxyConnector;
 use crate::sys;
 
@@ -157,8 +158,15 @@ impl Shared {
         if !host_agrees(request.headers(), &to) {
             return bad("the Host header names another host than the request");
         }
+        let covered = self.hosts.iter().any(|host| host.covers(&to.host, to.port));
+        if covered && request.headers().contains_key(OWN) {
+            let text = format!("valetkey's own request for {to} came to `valetkey exec`, which would hand it back");
+            let hint = "run `valetkey stop`, and start the daemon where HTTPS_PROXY does not lead here";
+            self.courier.tell_once(&format!("{text}; {hint}"));
+            return sentence(StatusCode::LOOP_DETECTED, &format!("{text}: {hint}"));
+        }
         let upgrade = hyper::upgrade::on(&mut request);
-        let next = if self.hosts.iter().any(|host| host.covers(&to.host, to.port)) {
+        let next = if covered {
             Next::Intercept(upgrade, to)
         } else {
             match tunnel::open(&self.beyond, &to).await {

@@ -113,7 +113,7 @@ impl Courier {
         Response::from_parts(head, full(whole))
     }
 
-    fn tell_once(&self, text: &str) {
+    pub(super) fn tell_once(&self, text: &str) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         // Somebody who asks for a thousand things that are not there learns it from the first ones.
         if told.len() < MOST_TOLD && told.insert(text.to_owned()) {
