@@ -32,6 +32,7 @@ mod granting;
 mod identity;
 mod image;
 mod indexing;
+mod inside_exec;
 mod key_file;
 mod leak_hunt;
 mod listeners;
