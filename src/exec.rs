@@ -10,6 +10,7 @@ pub mod child;
 pub mod forward;
 pub mod intercept;
 pub mod place;
+pub mod reach;
 pub mod tunnel;
 
 use std::ffi::OsString;

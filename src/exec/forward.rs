@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::header::{HOST, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,10 +26,12 @@ use tokio::time::timeout;
 
 use super::authority::Authority;
 use super::intercept::{self, Courier, Reply, sentence};
+use super::reach::Reach;
 use super::tunnel::{self, Destination};
 use crate::carrier::tcp;
 use crate::client::granted::HostPattern;
 use crate::client::stream::Stream;
+use crate::error::Failure;
 use crate::http::headers::OWN;
 use crate::http::proxy::ProxyConnector;
 use crate::sys;
@@ -42,6 +45,7 @@ struct Shared {
     authority: Authority,
     courier: Arc<Courier>,
     beyond: ProxyConnector,
+    reach: Reach,
 }
 
 /// What a connection becomes when its `CONNECT` has been answered.
@@ -63,7 +67,8 @@ impl Forwarder {
         courier: Courier,
         beyond: ProxyConnector,
     ) -> Self {
-        Self(Arc::new(Shared { port, hosts, authority, courier: Arc::new(courier), beyond }))
+        let (courier, reach) = (Arc::new(courier), Reach::default());
+        Self(Arc::new(Shared { port, hosts, authority, courier, beyond, reach }))
     }
 
     /// Serves what comes to this listener, on that port of 127.0.0.1, until it is dropped, which ends every connection.
@@ -169,9 +174,14 @@ impl Shared {
         let next = if covered {
             Next::Intercept(upgrade, to)
         } else {
-            match tunnel::open(&self.beyond, &to).await {
+            match self.reach.open(&self.beyond, &to).await {
                 Ok(stream) => Next::Tunnel(upgrade, stream),
-                Err(fault) => return sentence(StatusCode::BAD_GATEWAY, &fault.to_string()),
+                Err(fault) => {
+                    let failure = Failure::from(fault);
+                    // Clients keep to themselves what a proxy says.
+                    self.courier.tell_once(&failure.one_line());
+                    return with_reason(sentence(StatusCode::BAD_GATEWAY, &failure.one_line()), &failure.message);
+                }
             }
         };
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
@@ -256,6 +266,15 @@ fn plain_host(target: String) -> String {
     }
     let host = host.replacen("%3A", ":", 1).replacen("%3a", ":", 1);
     rest.map_or_else(|| format!("{root}/{place}/{host}"), |rest| format!("{root}/{place}/{host}/{rest}"))
+}
+
+/// The same with a reason beside the status, which clients show that show nothing else.
+fn with_reason(mut reply: Reply, text: &str) -> Reply {
+    let plain: String = text.chars().filter(|letter| letter.is_ascii() && !letter.is_ascii_control()).collect();
+    if let Ok(reason) = ReasonPhrase::try_from(plain.into_bytes()) {
+        reply.extensions_mut().insert(reason);
+    }
+    reply
 }
 
 /// Whether there is no `Host`, or one that names the same host, with or without the port.

@@ -45,6 +45,7 @@ mod passing;
 mod passing_on;
 mod patience;
 mod peers;
+mod reach;
 mod remedies;
 mod socket_directory;
 mod token_endpoint;
