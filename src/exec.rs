@@ -12,6 +12,7 @@ pub mod intercept;
 pub mod place;
 pub mod reach;
 pub mod tunnel;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::io;

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::authority::Authority;
-use super::intercept::{self, Courier, Reply, sentence};
+use super::intercept::{self, Asked, Courier, Reply, owing, sentence};
 use super::reach::Reach;
 use super::tunnel::{self, Destination};
 use crate::carrier::tcp;
@@ -34,6 +34,7 @@ use crate::client::stream::Stream;
 use crate::error::Failure;
 use crate::http::headers::OWN;
 use crate::http::proxy::ProxyConnector;
+use crate::http::unfinished::{Breakable, Unfinished};
 use crate::sys;
 
 /// See the module.
@@ -105,11 +106,13 @@ impl Shared {
     async fn serve(self: Arc<Self>, stream: TcpStream) {
         let Some(stream) = check_peer(stream).await else { return };
         let _ = stream.set_nodelay(true);
+        let unfinished = Unfinished::default();
+        let stream = Breakable::new(stream, unfinished.clone());
         let slot = Slot::default();
-        let (shared, plan) = (Arc::clone(&self), Arc::clone(&slot));
+        let (shared, plan, owing) = (Arc::clone(&self), Arc::clone(&slot), unfinished.clone());
         let handle = move |request| -> Answering {
-            let (shared, plan) = (Arc::clone(&shared), Arc::clone(&plan));
-            Box::pin(async move { shared.answer(request, &plan).await })
+            let (shared, plan, owing) = (Arc::clone(&shared), Arc::clone(&plan), owing.clone());
+            Box::pin(async move { shared.answer(request, &plan, &owing).await })
         };
         serve_http(Box::new(stream), Box::new(handle)).await;
         let next = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -118,19 +121,23 @@ impl Shared {
                 if let Some(stream) = upgraded(upgrade).await
                     && let Ok(config) = self.authority.server_config(&to.host)
                 {
-                    intercept::serve(Box::new(stream), config, to, Arc::clone(&self.courier)).await;
+                    let courier = Arc::clone(&self.courier);
+                    intercept::serve(Box::new(stream), config, to, courier, unfinished).await;
                 }
             }
             Some(Next::Tunnel(upgrade, beyond)) => {
-                if let Some(stream) = upgraded(upgrade).await {
-                    tunnel::pump(stream, beyond).await;
+                if let Some(mut stream) = upgraded(upgrade).await
+                    && tunnel::pump(&mut stream, beyond).await.is_err()
+                {
+                    // What broke there breaks here, and does not end.
+                    unfinished.begin();
                 }
             }
             None => {}
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, slot: &Slot) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, slot: &Slot, unfinished: &Unfinished) -> Reply {
         if request.method() == Method::CONNECT {
             return self.connect(request, slot).await;
         }
@@ -151,7 +158,10 @@ impl Shared {
                 "valetkey serves /simple/, /merged/, /index/ and /registry/ here",
             );
         }
-        self.courier.carry(plain_host(target), request, None).await
+        let shown = request.uri().path().to_owned();
+        let asked = Asked { shown: &shown, with_host: false };
+        let reply = Arc::clone(&self.courier).carry(plain_host(target), request, asked).await;
+        owing(reply, unfinished)
     }
 
     async fn connect(&self, mut request: Request<Incoming>, slot: &Slot) -> Reply {

@@ -116,12 +116,15 @@ pub async fn open(connector: &ProxyConnector, to: &Destination) -> Result<TcpStr
     Ok(stream)
 }
 
-/// Moves bytes both ways until both sides have ended, or nothing has moved for an hour.
-pub async fn pump(one: impl AsyncRead + AsyncWrite, other: impl AsyncRead + AsyncWrite) {
+/// Moves bytes both ways until both sides have ended.
+///
+/// # Errors
+/// When one side broke, or nothing has moved for an hour.
+pub async fn pump(one: impl AsyncRead + AsyncWrite, other: impl AsyncRead + AsyncWrite) -> io::Result<()> {
     let ((from_one, to_one), (from_other, to_other)) = (split(one), split(other));
     let moved = AtomicU64::new(0);
     // An error in one direction is the end of both: there is nobody to answer.
-    let _ = tokio::try_join!(copy(from_one, to_other, &moved), copy(from_other, to_one, &moved));
+    tokio::try_join!(copy(from_one, to_other, &moved), copy(from_other, to_one, &moved)).map(drop)
 }
 
 async fn copy(
