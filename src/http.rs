@@ -10,4 +10,5 @@ pub mod pool;
 pub mod proxy;
 pub mod server;
 pub mod stream;
+pub mod unfinished;
 pub mod wide;

@@ -136,7 +136,11 @@ impl Body {
 
 impl Stream {
     fn end(&mut self, whole: bool) {
-        self.owed = None;
+        if let Some(owed) = self.owed.take()
+            && whole
+        {
+            owed.settle();
+        }
         if let Some(tell) = self.at_end.take() {
             tell(End { moved: self.moved.moved(), whole });
         }

@@ -169,7 +169,7 @@ type Opening = <SecureConnector as Service<Uri>>::Future;
 impl HttpClient {
     #[must_use]
     pub fn new(environment: &Environment, extra_ca: Option<PathBuf>) -> Self {
-        let connector = ProxyConnector::new(environment);
+        let connector = ProxyConnector::for_own(environment);
         let (secure, pool, crowd) = (OnceLock::new(), Arc::default(), Crowd::default());
         let shared = Shared { connector, extra_ca, secure, pool, crowd };
         Self { shared: Arc::new(shared) }
@@ -227,6 +227,12 @@ impl HttpClient {
     #[must_use]
     pub fn proxy_for(&self, url: &str) -> Option<String> {
         self.shared.connector.proxy_for(&url.parse().ok()?)
+    }
+
+    /// Whether requests to an origin go by a proxy on this machine.
+    #[must_use]
+    pub fn is_by_loopback(&self, uri: &Uri) -> bool {
+        self.shared.connector.is_by_loopback(uri)
     }
 
     async fn send_secure(&self, request: Request<Body>, until: Instant) -> Result<Answer, HttpFault> {
