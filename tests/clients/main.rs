@@ -23,6 +23,7 @@ mod confusion;
 mod exec;
 mod pip;
 mod pip_mid_run;
+mod prefixes;
 mod projects;
 mod real_names;
 mod served;
