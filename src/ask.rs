@@ -4,12 +4,14 @@
 //! decided by whoever answers (`registry`), never by whoever asks.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::{parse_rfc3339, rfc3339};
+use crate::error::shown::{KEY, is_key};
 use crate::error::{Failure, Kind};
 use crate::secret::Secret;
 
@@ -42,7 +44,7 @@ impl Access {
 
 /// A source that the asking process named by a flag or by its environment. It decides alone: where it is absent
 /// or fails, the ask ends with that.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NamedSource {
     /// A credential file, by its absolute path.
@@ -61,6 +63,29 @@ pub enum NamedSource {
     },
     /// What a home holds: the login stored in one directory, else what gcloud keeps in another.
     Home { state: Option<PathBuf>, gcloud: Option<PathBuf> },
+}
+
+impl NamedSource {
+    /// Whether a key stands where its path, or the name of an account or a host, is wanted.
+    fn holds_key(&self) -> bool {
+        let of_path = |path: &Option<PathBuf>| path.as_ref().is_some_and(|path| is_key(path.as_os_str()));
+        let of_text = |text: &str| is_key(OsStr::new(text));
+        match self {
+            Self::File { path } | Self::GcloudDirectory { path } => is_key(path.as_os_str()),
+            Self::Gcloud { variables } => variables.iter().any(|(_, value)| of_text(value)),
+            Self::Metadata { host } => host.as_deref().is_some_and(of_text),
+            Self::Login { account, state } => of_text(account) || of_path(state),
+            Self::Home { state, gcloud } => of_path(state) || of_path(gcloud),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NamedSource {
+    /// What a peer or a file of ours says. A key in it is refused before it is kept anywhere, and not repeated.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let named = NamedWire::deserialize(deserializer)?;
+        if named.holds_key() { Err(serde::de::Error::custom(KEY)) } else { Ok(named) }
+    }
 }
 
 /// The variables by which gcloud is told which account to use, and no others: they end up in a child's
@@ -131,7 +156,8 @@ impl Whose {
     /// What a peer sent, without directories that mean nothing here.
     #[must_use]
     pub fn absolute(self) -> Self {
-        let absolute = |path: Option<PathBuf>| path.filter(|path| path.is_absolute());
+        let absolute =
+            |path: Option<PathBuf>| path.filter(|path| path.is_absolute() && !is_key(path.as_os_str()));
         Self { source: self.source, directory: absolute(self.directory), state: absolute(self.state) }
     }
 
@@ -244,6 +270,33 @@ impl Credential {
     }
 }
 
+/// [`NamedSource`] as it is written.
+#[derive(Deserialize)]
+#[serde(remote = "NamedSource", tag = "kind", rename_all = "kebab-case")]
+enum NamedWire {
+    File {
+        path: PathBuf,
+    },
+    GcloudDirectory {
+        path: PathBuf,
+    },
+    Gcloud {
+        variables: GcloudVariables,
+    },
+    Metadata {
+        host: Option<String>,
+    },
+    Login {
+        account: String,
+        #[serde(default)]
+        state: Option<PathBuf>,
+    },
+    Home {
+        state: Option<PathBuf>,
+        gcloud: Option<PathBuf>,
+    },
+}
+
 #[derive(Serialize, Deserialize)]
 struct AskWire {
     url: String,
@@ -285,6 +338,26 @@ mod tests {
         assert!(Ask::from_json(body("CLOUDSDK_CORE_ACCOUNT").as_bytes()).is_ok());
         for name in ["LD_PRELOAD", "PATH", "CLOUDSDK_PYTHON", "GOOGLE_APPLICATION_CREDENTIALS", ""] {
             assert!(Ask::from_json(body(name).as_bytes()).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_its_path_is_refused_and_not_repeated() {
+        let key = r#"{\"private_key\": \"hunter2\"}"#;
+        for source in [
+            format!(r#"{{"kind":"file","path":"{key}"}}"#),
+            format!(r#"{{"kind":"gcloud-directory","path":"{key}"}}"#),
+            format!(r#"{{"kind":"gcloud","variables":{{"CLOUDSDK_CORE_ACCOUNT":"{key}"}}}}"#),
+            format!(r#"{{"kind":"metadata","host":"{key}"}}"#),
+            format!(r#"{{"kind":"login","account":"{key}"}}"#),
+            format!(r#"{{"kind":"login","account":"a@b.test","state":"{key}"}}"#),
+            format!(r#"{{"kind":"home","state":"/s","gcloud":"{key}"}}"#),
+        ] {
+            let ask = Ask::from_json(format!(r#"{{"url":"h","source":{source}}}"#).as_bytes()).unwrap_err();
+            let whose = serde_json::from_str::<Whose>(&format!(r#"{{"source":{source}}}"#)).unwrap_err();
+            for fault in [ask.to_string(), whose.to_string()] {
+                assert!(fault.contains(KEY) && !fault.contains("hunter2"), "{fault}");
+            }
         }
     }
 

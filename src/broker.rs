@@ -96,15 +96,18 @@ impl<U: Upstream> Broker<U> {
         let registry = if ask.url.is_empty() { None } else { Some(self.admit(ask)?) };
         let implied = registry.as_ref().map_or(Access::Read, |registry| registry.access);
         let access = ask.access.unwrap_or(implied);
+        // Nobody said that this is an upload but the URL.
+        let told = |failure| match &registry {
+            Some(registry) if ask.access.is_none() && implied == Access::Write => no_index(registry, failure),
+            _ => failure,
+        };
         if access > ceiling {
-            return Err(Failure::new(
-                Kind::Refused,
-                "this socket gives tokens that read, and this asks to write",
-            ));
+            let text = "this socket gives tokens that read, and this asks to write";
+            return Err(told(Failure::new(Kind::Refused, text)));
         }
         let named = self.cache.upstream().deciding(&ask.whose, registry.as_ref());
         let asker = ask.asker.as_deref().map(|asker| digest(asker, &ask.url));
-        let minted = self.cache.token(Key { named, access }, asker, until).await?;
+        let minted = self.cache.token(Key { named, access }, asker, until).await.map_err(told)?;
         let credential = Credential {
             username: Credential::USERNAME.to_owned(),
             password: minted.token.secret.clone(),
@@ -177,6 +180,19 @@ pub fn rejected(rejection: Rejection) -> Failure {
                 .with_hint(format!("use https://{host}/"))
         }
     }
+}
+
+/// The end of an ask for where packages are uploaded to. It may be that of an index whose last part is missing, which looks
+/// the same: so it says which is which.
+fn no_index(registry: &Registry, failure: Failure) -> Failure {
+    let (Some(name), Kind::NeedsLogin | Kind::Refused) = (registry.repository_name(), failure.kind) else {
+        return failure;
+    };
+    let url = format!("https://{}/{name}/", registry.host);
+    let index = format!("to install from it, write {url}simple/");
+    let hint = failure.hint.map_or_else(|| index.clone(), |hint| format!("{index}; to upload: {hint}"));
+    let message = format!("{url} is where packages are uploaded, and {}", failure.message);
+    Failure { message, hint: Some(hint), ..failure }
 }
 
 /// The end of an ask for a bare host whose URL was refused.

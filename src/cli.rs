@@ -23,9 +23,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ContextValue;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::environment::{self, Environment};
+use crate::error::shown::{redacted, shown};
 use crate::error::{Failure, Kind};
 use crate::paths::called_name;
 use crate::sys;
@@ -162,7 +164,11 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => {
             // Help and version come this way too; clap knows which stream and which code.
-            let _ = error.print();
+            if error.use_stderr() {
+                terminal::say(&without_secrets(&error));
+            } else {
+                let _ = error.print();
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -174,6 +180,22 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             ExitCode::from(failure.kind.exit_code())
         }
     }
+}
+
+/// What clap says of a command line, which repeats the words that it does not understand.
+fn without_secrets(error: &clap::Error) -> String {
+    let mut text = error.render().to_string();
+    for (_, value) in error.context() {
+        let words = match value {
+            ContextValue::String(word) => std::slice::from_ref(word),
+            ContextValue::Strings(words) => words.as_slice(),
+            _ => continue,
+        };
+        for word in words.iter().filter(|word| shown(word) != **word) {
+            text = text.replace(word.as_str(), &shown(word));
+        }
+    }
+    redacted(&text)
 }
 
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {

@@ -79,6 +79,11 @@ pub fn examine(client: &Client, url: Option<&str>, tell: &mut dyn FnMut(Finding)
         // Asked for outside of the runtime: it may need one of its own.
         let hosts = Hosts::new(&client.config.registries);
         let outcome = hosts.resolve(url).map_err(rejected).and_then(|registry| {
+            if registry.access == Access::Write {
+                // The same to a registry, and the usual slip of whoever installs.
+                let text = "this is the URL that packages are uploaded to, and no index";
+                tell(Finding::note("request", text, "to install from it, put simple/ behind it"));
+            }
             let credential = client.credential(Ask::new(url))?.credential;
             runtime.block_on(request(client, url, &registry.host, &credential))
         });

@@ -5,12 +5,17 @@
 //! and the HTTP status. A failure travels over the daemon's socket as an RFC 9457 problem document and is
 //! printed once, in `main`.
 //!
-//! No text in here may contain any part of a secret: messages name files, hosts and acts.
+//! No text in here may contain any part of a secret: messages name files, hosts and acts, and whatever looks like a
+//! secret in one is taken out again ([`shown`]).
+
+pub mod shown;
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use self::shown::redacted;
 
 /// What sort of failure it is. Decides exit code, HTTP status and the title of a problem document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -120,7 +125,7 @@ impl Failure {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: redacted(&message.into()),
             causes: Vec::new(),
             hint: None,
             transient: false,
@@ -130,13 +135,13 @@ impl Failure {
 
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(redacted(&hint.into()));
         self
     }
 
     #[must_use]
     pub fn with_cause(mut self, cause: impl fmt::Display) -> Self {
-        self.causes.push(cause.to_string());
+        self.causes.push(redacted(&cause.to_string()));
         self
     }
 
@@ -158,7 +163,7 @@ impl Failure {
             line.push_str("; ");
             line.push_str(hint);
         }
-        printable(&line)
+        told(&line)
     }
 }
 
@@ -173,18 +178,24 @@ impl<E: Fault> From<E> for Failure {
         let mut causes = Vec::new();
         let mut next = error.source();
         while let Some(cause) = next {
-            causes.push(printable(&cause.to_string()));
+            causes.push(told(&cause.to_string()));
             next = cause.source();
         }
         Self {
             kind: error.kind(),
-            message: printable(&error.to_string()),
+            message: told(&error.to_string()),
             causes,
-            hint: error.hint().as_deref().map(printable),
+            hint: error.hint().as_deref().map(told),
             transient: error.is_transient(),
             retry_after: error.retry_after(),
         }
     }
+}
+
+/// A text that somebody else may have had a hand in, fit for one line and without what looks like a secret.
+#[must_use]
+pub fn told(text: &str) -> String {
+    printable(&redacted(text))
 }
 
 /// Replaces control characters, so that text from elsewhere (an OAuth error description, a file name) can neither

@@ -4,15 +4,14 @@
 //! A proxy grant is confined to repositories. It is compared with what was read from the path of a request, name by
 //! name, so that `acme/private` says nothing about `acme/private-too`.
 
-use std::borrow::Cow;
-use std::fmt;
+mod pattern;
 
-use thiserror::Error;
-
+use self::pattern::written;
+pub use self::pattern::{Pattern, PatternFault};
 use crate::ask::{Access, Whose};
-use crate::error::{Failure, Fault, Kind};
-use crate::registry::request::{location, repository_of_host};
-use crate::registry::{self, Format, Hosts, Registry};
+use crate::error::{Failure, Kind};
+use crate::registry::google::every_host;
+use crate::registry::{Hosts, Registry};
 
 /// What one listener gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,45 +64,6 @@ pub enum Repositories {
     Every,
     /// These and no other. None listed: none.
     Listed(Vec<Pattern>),
-}
-
-/// A repository as a person writes it: `LOCATION/PROJECT/REPOSITORY`, which stands for every host of that location,
-/// or its URL, which stands for that host alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern {
-    place: Place,
-    project: String,
-    name: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    Location(String),
-    Host(String),
-}
-
-/// Why a text is no repository.
-#[derive(Debug, Error)]
-pub enum PatternFault {
-    /// Neither of the two forms.
-    #[error("{0:?} is not a repository")]
-    Shape(String),
-    /// The URL of a host that may not see a token.
-    #[error("{0:?} is not a repository of a registry that valetkey serves")]
-    Foreign(String),
-}
-
-impl Fault for PatternFault {
-    fn kind(&self) -> Kind {
-        Kind::Configuration
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Shape(_) => "write it as LOCATION/PROJECT/REPOSITORY or as its https URL".to_owned(),
-            Self::Foreign(_) => "registries of your own are named as [[registry]] in config.toml".to_owned(),
-        })
-    }
 }
 
 impl Grant {
@@ -219,7 +179,7 @@ impl ProxyGrant {
     pub fn reaches(&self, host: &str) -> bool {
         match &self.repositories {
             Repositories::Every => true,
-            Repositories::Listed(patterns) => patterns.iter().any(|pattern| pattern.place.covers(host)),
+            Repositories::Listed(patterns) => patterns.iter().any(|pattern| pattern.reaches(host)),
         }
     }
 }
@@ -230,8 +190,7 @@ impl ProxyGrant {
     pub fn hosts(&self, known: &Hosts) -> Vec<String> {
         let mut hosts: Vec<String> = match &self.repositories {
             Repositories::Every => {
-                let google = ["*.pkg.dev", "gcr.io", "*.gcr.io"].map(str::to_owned);
-                google.into_iter().chain(known.extra().map(str::to_owned)).collect()
+                every_host().map(str::to_owned).chain(known.extra().map(str::to_owned)).collect()
             }
             Repositories::Listed(patterns) => patterns.iter().flat_map(Pattern::hosts).collect(),
         };
@@ -252,105 +211,10 @@ impl Repositories {
     }
 }
 
-impl Pattern {
-    fn hosts(&self) -> Vec<String> {
-        let place = match &self.place {
-            Place::Host(host) => return vec![host.clone()],
-            Place::Location(place) => place,
-        };
-        if repository_of_host(&self.name).is_some() {
-            return vec![self.name.clone()];
-        }
-        let formats = Format::ALL.iter().map(|format| format.word());
-        formats
-            .flat_map(|format| [format!("{place}-{format}.pkg.dev"), format!("{format}.{place}.rep.pkg.dev")])
-            .collect()
-    }
-
-    /// Reads either form.
-    ///
-    /// # Errors
-    /// When it is neither, or the URL of a host that may not see a token.
-    pub fn parse(text: &str, hosts: &Hosts) -> Result<Self, PatternFault> {
-        let shape = || PatternFault::Shape(text.to_owned());
-        let Some((scheme, address)) = text.split_once("://") else {
-            let segments: Vec<&str> = text.strip_suffix('/').unwrap_or(text).split('/').collect();
-            let [place, project, name] = segments.as_slice() else { return Err(shape()) };
-            let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            let project = project_name(project).ok_or_else(shape)?;
-            if place.is_empty() || !place.bytes().all(letters) || !is_name(name) {
-                return Err(shape());
-            }
-            let place = Place::Location((*place).to_owned());
-            return Ok(Self { place, project, name: (*name).to_owned() });
-        };
-        if scheme != "https" || address.contains(['?', '#', '@']) {
-            return Err(shape());
-        }
-        let (host, path) = address.split_once('/').ok_or_else(shape)?;
-        let registry = hosts.resolve(host).map_err(|_| PatternFault::Foreign(text.to_owned()))?;
-        let mut segments = path.split('/');
-        let project = segments.next().and_then(project_name).ok_or_else(shape)?;
-        let name = repository_of_host(&registry.host).or_else(|| segments.next());
-        let name = name.filter(|name| is_name(name)).ok_or_else(shape)?.to_owned();
-        // What people copy: the repository itself, or its index.
-        if !matches!(segments.collect::<Vec<_>>().as_slice(), [] | ["" | "simple"] | ["simple", ""]) {
-            return Err(shape());
-        }
-        Ok(Self { place: Place::Host(registry.host), project, name })
-    }
-
-    fn covers(&self, registry: &Registry) -> bool {
-        let same = |(project, name): &(String, String)| *project == self.project && *name == self.name;
-        registry.repository.as_ref().is_some_and(same) && self.place.covers(&registry.host)
-    }
-}
-
-impl Place {
-    fn covers(&self, host: &str) -> bool {
-        match self {
-            Self::Location(place) => location(host) == Some(place),
-            Self::Host(own) => own == host,
-        }
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Location(place) => write!(f, "{place}/{}/{}", self.project, self.name),
-            Place::Host(host) => f.write_str(&address(host, &self.project, &self.name)),
-        }
-    }
-}
-
-/// The pattern that a person would write for a repository.
-fn written(host: &str, project: &str, name: &str) -> String {
-    location(host).map_or_else(|| address(host, project, name), |place| format!("{place}/{project}/{name}"))
-}
-
-fn address(host: &str, project: &str, name: &str) -> String {
-    match repository_of_host(host) {
-        Some(_) => format!("https://{host}/{project}"),
-        None => format!("https://{host}/{project}/{name}"),
-    }
-}
-
-/// A project, with its colon written plainly.
-fn project_name(segment: &str) -> Option<String> {
-    registry::project(segment).filter(|project| is_name(project)).map(Cow::into_owned)
-}
-
-/// A project or a repository, which begins with a letter or digit.
-fn is_name(text: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
-    text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric()) && text.bytes().all(good)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ExtraRegistry, Format};
+    use crate::registry::{ExtraRegistry, Format};
 
     fn hosts() -> Hosts {
         Hosts::new(&[ExtraRegistry { host: "localhost:8443".to_owned(), format: Format::Python }])
@@ -429,33 +293,5 @@ mod tests {
         assert!(Origin::Command.list("us/a/b").unwrap().contains("`valetkey docker args us/a/b`"));
         assert!(Origin::Command.widen().unwrap().contains("--write"));
         assert_eq!((Origin::Command.add("x = 1"), Origin::Owner.list("us/a/b")), (None, None));
-    }
-
-    #[test]
-    fn what_is_no_repository_is_told() {
-        for text in [
-            "",
-            "us",
-            "us/acme",
-            "us/acme/",
-            "us/acme/private/simple",
-            "us//private",
-            "us/../private",
-            "us/acme/*",
-            "/us/acme/private",
-            "US/acme/private",
-            "http://us-python.pkg.dev/acme/private/",
-            "https://us-python.pkg.dev/acme",
-            "https://us-python.pkg.dev/acme/private/hello/",
-            "https://us-python.pkg.dev/acme/private/?x",
-            "https://u@us-python.pkg.dev/acme/private/",
-            "https://us-python.pkg.dev:8443/acme/private/",
-            "https://evilpkg.dev/acme/private/",
-        ] {
-            assert!(Pattern::parse(text, &hosts()).is_err(), "{text:?}");
-        }
-        for text in ["us/acme/private", "https://localhost:8443/acme/private", "https://eu.gcr.io/acme"] {
-            assert_eq!(Pattern::parse(text, &hosts()).unwrap().to_string(), text);
-        }
     }
 }

@@ -5,9 +5,9 @@
 //!
 //! | floor | modules | what lives there |
 //! |---|---|---|
-//! | 0 | `error` `secret` `clock` `environment` `paths` `config` `durable` `process` `sys` | kinds of failure, secrets, time, directories, settings |
+//! | 0 | `error` `secret` `clock` `environment` `paths` `durable` `process` `sys` | kinds of failure, secrets, time, directories |
 //! | 1 | `ask` `registry` `grant` `protocol` | pure: what is asked, what a URL points at, what may be given |
-//! | 2 | `http` `carrier` `vault` | bytes only; where a login's secret rests |
+//! | 2 | `config` `http` `carrier` `vault` | settings; bytes only; where a login's secret rests |
 //! | 3 | `google` | where a Google credential comes from |
 //! | 4 | `broker` | an ask becomes a credential: choice, cache, one flight for many askers |
 //! | 5 | `proxy` | authenticated pass-through to a registry, and Python's index on top of it |

@@ -38,7 +38,7 @@ pub enum SignInFault {
     #[error("this user has no home directory, so there is no place for a login")]
     NoHome,
     /// The file is not one that Google's console gives for a desktop client.
-    #[error("the client file {} {problem}", path.display())]
+    #[error("the client file {} {problem}", crate::error::shown::shown_path(path))]
     ClientFile { path: PathBuf, problem: String },
     /// No port on 127.0.0.1.
     #[error("cannot listen on 127.0.0.1")]

@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 use crate::sys;
 
@@ -22,22 +23,22 @@ use crate::sys;
 #[derive(Debug, Error)]
 pub enum PathFault {
     /// Somebody put a symbolic link in its place.
-    #[error("{} is a symbolic link", .0.display())]
+    #[error("{} is a symbolic link", shown_path(.0))]
     Link(PathBuf),
     /// Somebody put a file in its place.
-    #[error("{} is not a directory", .0.display())]
+    #[error("{} is not a directory", shown_path(.0))]
     NotDirectory(PathBuf),
     /// Another user made it.
-    #[error("{} belongs to uid {owner}, not to uid {}", path.display(), sys::own_uid())]
+    #[error("{} belongs to uid {owner}, not to uid {}", shown_path(path), sys::own_uid())]
     Owner { path: PathBuf, owner: u32 },
     /// Others can reach into it.
-    #[error("{} has mode {mode:04o}, so other users can reach the socket", path.display())]
+    #[error("{} has mode {mode:04o}, so other users can reach the socket", shown_path(path))]
     Open { path: PathBuf, mode: u32 },
     /// A read-only or full file system, or a missing parent.
-    #[error("cannot create {}", path.display())]
+    #[error("cannot create {}", shown_path(path))]
     Create { path: PathBuf, source: io::Error },
     /// A socket's address holds 107 bytes.
-    #[error("the socket path {} is longer than {SUN_PATH} bytes", .0.display())]
+    #[error("the socket path {} is longer than {SUN_PATH} bytes", shown_path(.0))]
     TooLong(PathBuf),
 }
 
@@ -206,6 +207,35 @@ pub fn open_regular(path: &Path, strict: bool) -> io::Result<fs::File> {
     if kind.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
+/// What a look at a file gave, with nothing where there is no such file. A link that leads nowhere, a file in the place of
+/// its directory, and a directory that does not let us look are none of that: what was put there is meant to count.
+///
+/// # Errors
+/// When it is there and cannot be had, or might be.
+pub fn without_absent<T>(path: &Path, found: io::Result<T>) -> io::Result<Option<T>> {
+    let error = match found {
+        Ok(found) => return Ok(Some(found)),
+        Err(error) => error,
+    };
+    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+        return Err(error);
+    }
+    // The nearest thing that is there says why the rest is not.
+    let Some((above, link)) =
+        path.ancestors().find_map(|above| Some((above, fs::symlink_metadata(above).ok()?)))
+    else {
+        return Ok(None);
+    };
+    match fs::metadata(above) {
+        Err(_) if link.is_symlink() => {
+            Err(io::Error::other(format!("the link {} leads nowhere", above.display())))
+        }
+        // Not where a home is none: `/dev/null`, for many a service.
+        Ok(data) if !data.is_dir() && Some(above) == path.parent() => Err(error),
+        _ => Ok(None),
+    }
+}
+
 /// An absolute path, taken from the working directory of the process that was given it. `..` stays: links decide
 /// what it means.
 #[must_use]
@@ -257,6 +287,30 @@ mod tests {
         let file = top.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(matches!(ensure_private(&file), Err(PathFault::NotDirectory(_))));
+    }
+
+    #[test]
+    fn what_was_put_there_and_cannot_be_had_does_not_count_as_absent() {
+        use std::os::unix::fs::symlink;
+        let top = tempfile::tempdir().unwrap();
+        let at = |below: &str| top.path().join(below);
+        let absent = |below: &str| without_absent(&at(below), fs::read_to_string(at(below)));
+        fs::create_dir(at("real")).unwrap();
+        fs::write(at("file"), "text").unwrap();
+        symlink(at("real"), at("directory")).unwrap();
+        symlink(at("gone"), at("link")).unwrap();
+        symlink(at("loop"), at("loop")).unwrap();
+        assert_eq!(absent("file").unwrap().as_deref(), Some("text"));
+        for nothing in
+            ["none", "none/config.toml", "directory/config.toml", "directory/a/config.toml", "file/a/b"]
+        {
+            assert!(matches!(absent(nothing), Ok(None)), "{nothing}");
+        }
+        for wrong in
+            ["link", "link/config.toml", "link/a/config.toml", "file/config.toml", "loop", "real", "loop/x"]
+        {
+            assert!(absent(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

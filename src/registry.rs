@@ -5,12 +5,16 @@
 //! the hosts that the configuration file names, over https, on their own port. Everything else is refused before
 //! any parser could be tricked: one pass over plain ASCII, no normalisation, no decoding, no guessing.
 
+pub mod configured;
+mod format;
+pub mod google;
 pub mod request;
 
 use std::borrow::Cow;
 
+pub use self::configured::ExtraRegistry;
+pub use self::format::Format;
 use crate::ask::Access;
-pub use crate::config::{ExtraRegistry, Format};
 
 /// A registry that may see a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +107,7 @@ impl Hosts {
             let reason = "it is not the registry's own port";
             Err(Rejection::Insecure { host: right.to_owned(), reason })
         };
-        if let Some(format) = google_format(host) {
+        if let Some(format) = google::format(host) {
             return if secure { Ok((host.to_owned(), format)) } else { elsewhere(host) };
         }
         let address = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -125,21 +129,6 @@ impl Registry {
     #[must_use]
     pub fn repository_name(&self) -> Option<String> {
         self.repository.as_ref().map(|(project, name)| format!("{project}/{name}"))
-    }
-}
-
-/// What Google serves on a host, if it is one of Google's registry hosts. Labels are compared whole.
-fn google_format(host: &str) -> Option<Format> {
-    let labels: Vec<&str> = host.split('.').collect();
-    match labels.as_slice() {
-        ["gcr", "io"] | ["us" | "eu" | "asia", "gcr", "io"] => Some(Format::Docker),
-        [first, "pkg", "dev"] => {
-            let (location, format) = first.rsplit_once('-')?;
-            is_label(location).then(|| Format::from_word(format)).flatten()
-        }
-        // Regional endpoints.
-        [format, _location, "rep", "pkg", "dev"] => Format::from_word(format),
-        _ => None,
     }
 }
 

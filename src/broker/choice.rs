@@ -5,87 +5,25 @@
 //! the file that gcloud wrote, the gcloud program, the metadata server. Absent means next; present but failing
 //! ends the ask.
 
+mod named;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
+pub use self::named::{CREDENTIAL, named};
 use crate::ask::{GcloudVariables, NamedSource, Whose};
 use crate::broker::cache::Upstream;
 use crate::config::AccountRule;
 use crate::config::policy::{POLICY, SourceKind};
-use crate::environment::Environment;
+use crate::error::shown::{shown, shown_path};
 use crate::error::{Failure, Kind};
 use crate::google::credential_file::{CredentialFile, Stamp};
 use crate::google::source::{Minted, Request, SourceFault, World};
 use crate::google::{accounts, gcloud, metadata, service_account, stored_login, user};
-use crate::paths::{Paths, absolute, read_regular};
+use crate::paths::{Paths, read_regular, without_absent};
 use crate::registry::Registry;
-
-/// The source that a process names: the flag, then `VALETKEY_CREDENTIAL`, then the variables of Google's own
-/// tools.
-///
-/// # Errors
-/// When a variable that decides has a value that cannot be read: it must not count as unset.
-pub fn named(flag: Option<&Path>, environment: &Environment) -> Result<Option<NamedSource>, Failure> {
-    match flag.or(environment.get(CREDENTIAL).map(Path::new)) {
-        Some(word) => by_word(word, environment).map(Some),
-        None => by_google(environment),
-    }
-}
-
-/// `gcloud`, `metadata`, the e-mail address of a stored login, or the path of a credential file.
-fn by_word(word: &Path, environment: &Environment) -> Result<NamedSource, Failure> {
-    Ok(match word.to_str() {
-        Some(account) if account.contains('@') && !account.contains(['/', '\\']) => {
-            NamedSource::Login { account: account.to_owned(), state: None }
-        }
-        Some("gcloud") => NamedSource::Gcloud { variables: gcloud_variables(environment)? },
-        Some("metadata") => NamedSource::Metadata { host: metadata_host(environment)? },
-        _ => NamedSource::File { path: absolute(word) },
-    })
-}
-
-fn by_google(environment: &Environment) -> Result<Option<NamedSource>, Failure> {
-    if let Some(path) = environment.get("GOOGLE_APPLICATION_CREDENTIALS") {
-        return Ok(Some(NamedSource::File { path: absolute(Path::new(path)) }));
-    }
-    if GcloudVariables::ACCOUNT.iter().any(|name| environment.get(name).is_some()) {
-        return Ok(Some(NamedSource::Gcloud { variables: gcloud_variables(environment)? }));
-    }
-    if let Some(path) = environment.get(GcloudVariables::DIRECTORY) {
-        let text = path.to_str().ok_or_else(|| unreadable(GcloudVariables::DIRECTORY, "not text"))?;
-        return Ok(Some(NamedSource::GcloudDirectory { path: absolute(Path::new(text)) }));
-    }
-    Ok(metadata_host(environment)?.map(|host| NamedSource::Metadata { host: Some(host) }))
-}
-
-/// What tells gcloud which account to use, and where its files are.
-fn gcloud_variables(environment: &Environment) -> Result<GcloudVariables, Failure> {
-    let mut variables = BTreeMap::new();
-    for name in GcloudVariables::ACCOUNT.into_iter().chain([GcloudVariables::DIRECTORY]) {
-        let Some(value) = environment.get(name) else { continue };
-        let is_path = name == GcloudVariables::DIRECTORY || GcloudVariables::FILES.contains(&name);
-        let value = if is_path { absolute(Path::new(value)).into_os_string() } else { value.to_owned() };
-        let value = value.into_string().map_err(|_| unreadable(name, "not text"))?;
-        variables.insert(name.to_owned(), value);
-    }
-    GcloudVariables::try_from(variables).map_err(|problem| Failure::new(Kind::Usage, problem))
-}
-
-fn metadata_host(environment: &Environment) -> Result<Option<String>, Failure> {
-    let Some(value) = environment.get(HOST) else { return Ok(None) };
-    let plain =
-        |text: &&str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
-    let host = value.to_str().filter(plain).ok_or_else(|| unreadable(HOST, "not a host or host:port"))?;
-    Ok(Some(host.to_owned()))
-}
-
-/// The value itself is not repeated: it may be anything, a password among it.
-fn unreadable(name: &str, problem: &str) -> Failure {
-    Failure::new(Kind::Usage, format!("the value of {name} is {problem}"))
-        .with_hint(format!("correct or unset {name}"))
-}
 
 /// One place to look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,14 +59,16 @@ impl Candidate {
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
-            Self::File(path) => format!("credential file {}", path.display()),
-            Self::ApplicationDefault(path) => format!("application default credentials {}", path.display()),
+            Self::File(path) => format!("credential file {}", shown_path(path)),
+            Self::ApplicationDefault(path) => {
+                format!("application default credentials {}", shown_path(path))
+            }
             Self::Gcloud(_) => "gcloud".to_owned(),
             Self::Metadata(None) => "metadata server".to_owned(),
-            Self::Metadata(Some(host)) => format!("metadata server at {host}"),
+            Self::Metadata(Some(host)) => format!("metadata server at {}", shown(host)),
             Self::StoredLogin { account: None, .. } => "stored login".to_owned(),
-            Self::StoredLogin { account: Some(account), .. } => format!("stored login of {account}"),
-            Self::Systemd(path) => format!("systemd credential {}", path.display()),
+            Self::StoredLogin { account: Some(account), .. } => format!("stored login of {}", shown(account)),
+            Self::Systemd(path) => format!("systemd credential {}", shown_path(path)),
         }
     }
 }
@@ -195,14 +135,14 @@ impl Sources {
         let token = match candidate {
             Candidate::File(path) => self.read_and_mint(path, request).await?,
             Candidate::ApplicationDefault(path) => {
-                if Stamp::of(path).is_none() && !path.is_symlink() {
-                    return Err(SourceFault::Absent(format!("there is no {}", path.display())));
+                if is_absent(path) {
+                    return Err(SourceFault::Absent(format!("there is no {}", shown_path(path))));
                 }
                 self.read_and_mint(path, request).await?
             }
             Candidate::Systemd(path) => {
-                if Stamp::of(path).is_none() {
-                    return Err(SourceFault::Absent(format!("systemd hands over no {}", path.display())));
+                if is_absent(path) {
+                    return Err(SourceFault::Absent(format!("systemd hands over no {}", shown_path(path))));
                 }
                 self.read_and_mint(path, request).await?
             }
@@ -245,7 +185,7 @@ impl Sources {
         // A file system that does not answer is a hang like any other.
         let start = Instant::now();
         let Ok(Ok(credential)) = tokio::time::timeout_at(request.until, read).await else {
-            return Err(SourceFault::Deadline { what: path.display().to_string(), waited: start.elapsed() });
+            return Err(SourceFault::Deadline { what: shown_path(path), waited: start.elapsed() });
         };
         match credential? {
             CredentialFile::ServiceAccount(key) => {
@@ -347,6 +287,11 @@ fn in_gcloud(directory: Option<&Path>) -> Vec<Candidate> {
     directory.map(in_directory).into_iter().chain(rest).collect()
 }
 
+/// Whether nothing is there, which is not the same as something that cannot be looked at.
+fn is_absent(path: &Path) -> bool {
+    matches!(without_absent(path, path.metadata()), Ok(None))
+}
+
 fn stored(state: &Path, account: Option<&String>) -> Candidate {
     Candidate::StoredLogin { state: state.to_owned(), account: account.cloned() }
 }
@@ -377,70 +322,7 @@ pub fn nothing_found(named: Option<&NamedSource>, absent: Vec<String>) -> Failur
     Failure { causes: absent, ..Failure::new(Kind::NeedsLogin, message).with_hint(hint) }
 }
 
-/// A credential file, `gcloud` or `metadata`.
-pub const CREDENTIAL: &str = "VALETKEY_CREDENTIAL";
 /// The name that Google's tools gave the file.
 pub const ADC: &str = "application_default_credentials.json";
 /// Where systemd puts the credentials of a service.
 const SYSTEMD: &str = "CREDENTIALS_DIRECTORY";
-/// A metadata server elsewhere than at Google's own address.
-const HOST: &str = "GCE_METADATA_HOST";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named_by(pairs: &[(&str, &str)]) -> Option<NamedSource> {
-        named(None, &pairs.iter().copied().collect()).unwrap()
-    }
-
-    #[test]
-    fn the_asking_process_decides_in_this_order() {
-        let file = |path: &str| Some(NamedSource::File { path: path.into() });
-        let all = [
-            ("VALETKEY_CREDENTIAL", "/v.json"),
-            ("GOOGLE_APPLICATION_CREDENTIALS", "/g.json"),
-            ("CLOUDSDK_CORE_ACCOUNT", "a@example.test"),
-            ("CLOUDSDK_CONFIG", "/cfg"),
-            ("GCE_METADATA_HOST", "127.0.0.1:1"),
-        ];
-        assert_eq!(named(Some(Path::new("/f.json")), &all.into_iter().collect()).unwrap(), file("/f.json"));
-        assert_eq!(named_by(&all), file("/v.json"));
-        assert_eq!(named_by(&all[1..]), file("/g.json"));
-        let Some(NamedSource::Gcloud { variables }) = named_by(&all[2..]) else { panic!("gcloud") };
-        assert_eq!(variables.get("CLOUDSDK_CONFIG"), Some("/cfg"));
-        assert_eq!(named_by(&all[3..]), Some(NamedSource::GcloudDirectory { path: "/cfg".into() }));
-        assert_eq!(named_by(&all[4..]), Some(NamedSource::Metadata { host: Some("127.0.0.1:1".into()) }));
-        assert_eq!(named_by(&[("GOOGLE_APPLICATION_CREDENTIALS", "")]), None);
-    }
-
-    #[test]
-    fn a_word_takes_what_google_s_variables_say_about_it() {
-        let all = [("CLOUDSDK_CORE_ACCOUNT", "ci@example.test"), ("GCE_METADATA_HOST", "127.0.0.1:1")];
-        let by = |word| named(Some(Path::new(word)), &all.into_iter().collect()).unwrap();
-        let Some(NamedSource::Gcloud { variables }) = by("gcloud") else { panic!("gcloud") };
-        assert_eq!(variables.get("CLOUDSDK_CORE_ACCOUNT"), Some("ci@example.test"));
-        assert_eq!(by("metadata"), Some(NamedSource::Metadata { host: Some("127.0.0.1:1".into()) }));
-    }
-
-    #[test]
-    fn a_value_that_cannot_be_read_is_an_error_and_never_counts_as_unset() {
-        use std::os::unix::ffi::OsStringExt;
-        let odd = std::ffi::OsString::from_vec(b"ci\xff".to_vec());
-        for name in ["CLOUDSDK_CORE_ACCOUNT", "CLOUDSDK_CONFIG", "GCE_METADATA_HOST"] {
-            let environment = [(name, odd.clone())].into_iter().collect();
-            assert_eq!(named(None, &environment).unwrap_err().kind, Kind::Usage, "{name}");
-        }
-        let environment = [("GCE_METADATA_HOST", "user:hunter2@[")].into_iter().collect();
-        assert!(!named(None, &environment).unwrap_err().one_line().contains("hunter2"));
-    }
-
-    #[test]
-    fn a_relative_path_is_that_of_the_asking_process() {
-        let Some(NamedSource::File { path }) = named_by(&[("GOOGLE_APPLICATION_CREDENTIALS", "k.json")])
-        else {
-            panic!("file")
-        };
-        assert!(path.is_absolute() && path.ends_with("k.json"));
-    }
-}

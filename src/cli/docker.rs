@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::environment::Environment;
+use crate::error::shown::refuse_key;
 use crate::error::{Failure, Kind};
 use crate::image::{Platform, Program, write};
 
@@ -42,6 +43,7 @@ pub(super) fn run(environment: Environment, command: DockerCommand) -> Result<Ex
 }
 
 fn image(platform: Option<&str>, binary: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    binary.as_ref().map_or(Ok(()), |binary| refuse_key("--binary", binary.as_os_str()))?;
     let stdout = std::io::stdout();
     if stdout.is_terminal() {
         return Err(Failure::new(Kind::Usage, "an image is not for a terminal")

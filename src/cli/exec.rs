@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use super::terminal;
 use crate::client::Client;
 use crate::environment::Environment;
+use crate::error::shown::shown;
 use crate::error::{Failure, Kind};
 use crate::exec::{self, Order};
 use crate::proxy::index::Repository;
 use crate::registry::Hosts;
+use crate::registry::google::is_in_googles_zones;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Flags {
@@ -49,7 +51,7 @@ fn index_path(repositories: &[String], hosts: &Hosts) -> Result<String, Failure>
     let place = |text: &String| {
         let known = Repository::parse(text, hosts).or_else(|| elsewhere(text));
         known.map(|repository| repository.place().to_owned()).ok_or_else(|| {
-            Failure::new(Kind::Usage, format!("{text:?} is no Python repository"))
+            Failure::new(Kind::Usage, format!("{:?} is no Python repository", shown(text)))
                 .with_hint("write it as LOCATION/PROJECT/REPOSITORY or as its https URL")
         })
     };
@@ -68,9 +70,9 @@ fn elsewhere(text: &str) -> Option<Repository> {
     let path = path.strip_suffix("/simple").unwrap_or(path);
     let mut segments = path.split('/');
     let repository = Repository::new(segments.next()?, segments.next()?, segments.next()?)?;
-    // Google's own hosts are known everywhere: what they serve that is not Python's is no index.
-    let is_google = |host: &str| host.ends_with(".pkg.dev") || host.ends_with("gcr.io");
-    (segments.next().is_none() && !is_google(repository.place().split('/').next()?)).then_some(repository)
+    // Google's own hosts are known everywhere, and whatever else is called like one is none.
+    let host = repository.place().split('/').next()?;
+    (segments.next().is_none() && !is_in_googles_zones(host)).then_some(repository)
 }
 
 #[cfg(test)]
@@ -106,9 +108,9 @@ mod tests {
 
     #[test]
     fn several_repositories_stand_in_their_order() {
-        let both = ["us/acme/private".to_owned(), "https://eu-python.pkg.dev/acme/other/".to_owned()];
+        let both = ["us/acme/private".to_owned(), "https://europe-python.pkg.dev/acme/other/".to_owned()];
         let path = index_path(&both, &Hosts::default()).unwrap();
-        assert_eq!(path, "/merged/us-python.pkg.dev/acme/private/eu-python.pkg.dev/acme/other/simple/");
+        assert_eq!(path, "/merged/us-python.pkg.dev/acme/private/europe-python.pkg.dev/acme/other/simple/");
         assert_eq!(index_path(&[], &Hosts::default()).unwrap(), "/simple/");
         assert!(index_path(&[both[0].clone(), "acme".to_owned()], &Hosts::default()).is_err());
     }

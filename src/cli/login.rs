@@ -14,6 +14,7 @@ use crate::broker::choice::ADC;
 use crate::client::{Client, fallback};
 use crate::config::OauthClient;
 use crate::environment::Environment;
+use crate::error::shown::refuse_key;
 use crate::error::{Failure, Kind};
 use crate::google::accounts::{Accounts, Login};
 use crate::google::source::World;
@@ -46,6 +47,9 @@ pub(super) struct Flags {
 
 pub(super) fn run(environment: Environment, flags: Flags) -> Result<ExitCode, Failure> {
     sys::harden();
+    if let Some(path) = &flags.client_id_file {
+        refuse_key("--client-id-file", path.as_os_str())?;
+    }
     let place = Place::new(environment)?;
     let runtime = fallback::runtime()?;
     let login = if flags.adopt {

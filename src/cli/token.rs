@@ -11,6 +11,7 @@ use crate::ask::{Access, Ask, Credential};
 use crate::client::Client;
 use crate::environment::Environment;
 use crate::error::Failure;
+use crate::error::shown::{refuse_key, shown_path};
 use crate::sys;
 
 #[derive(Debug, clap::Args)]
@@ -46,6 +47,7 @@ pub(super) fn run(environment: Environment, flags: Flags) -> Result<ExitCode, Fa
     match &flags.output {
         None => print(&order.text(&order.ask()?))?,
         Some(path) => {
+            refuse_key("--output", path.as_os_str())?;
             let path = crate::paths::absolute(path);
             file::check(&path)?;
             if flags.keep {
@@ -71,7 +73,7 @@ fn keep(path: PathBuf, order: Order) -> Result<ExitCode, Failure> {
 }
 
 fn said(path: &Path) {
-    terminal::whisper(&format!("keeping a token in {} until this is ended", path.display()));
+    terminal::whisper(&format!("keeping a token in {} until this is ended", shown_path(path)));
 }
 
 /// What is to be asked for, as often as it takes.

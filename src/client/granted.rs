@@ -148,7 +148,7 @@ mod tests {
             ("*.pkg.dev", "us-python.pkg.dev.evil.test", 443),
             ("*.pkg.dev", "us-python.pkg.dev", 8443),
             ("us-python.pkg.dev", "us-python.pkg.dev", 8443),
-            ("us-python.pkg.dev", "eu-us-python.pkg.dev", 443),
+            ("us-python.pkg.dev", "pdm-pypi-us-python.pkg.dev", 443),
             ("localhost:8443", "localhost", 443),
         ] {
             assert!(!covers(text, host, port), "{text} {host}:{port}");

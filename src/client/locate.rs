@@ -9,6 +9,7 @@ use crate::broker::choice;
 use crate::carrier::agent::{AgentFault, find};
 use crate::carrier::unix::connect;
 use crate::environment::Environment;
+use crate::error::shown::{refuse_key, shown_path};
 use crate::error::{Failure, Kind};
 use crate::paths::{PathFault, Paths, SYSTEM_SOCKET, absolute, check_private, fits_socket};
 use crate::sys;
@@ -37,12 +38,13 @@ pub fn locate(
 ) -> Result<(Carrier, Option<NamedSource>), Failure> {
     let explicit = credential.is_some() || environment.get(choice::CREDENTIAL).is_some();
     if !explicit && let Some(path) = environment.path(SOCKET) {
+        refuse_key(SOCKET, path.as_os_str())?;
         let path = absolute(&path);
         if !fits_socket(&path) {
             return Err(Failure::from(PathFault::TooLong(path)));
         }
         if path.is_dir() {
-            let text = format!("{SOCKET} is {}, which is a directory", path.display());
+            let text = format!("{SOCKET} is {}, which is a directory", shown_path(&path));
             return Err(Failure::new(Kind::Usage, text).with_hint("name the socket itself"));
         }
         return Ok((Carrier::Found { path, by: SOCKET }, None));

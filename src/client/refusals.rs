@@ -88,7 +88,7 @@ mod tests {
         remember(&paths, "1:2", "us-python.pkg.dev");
         assert!(is_refused(&paths, Some("1:2"), "us-python.pkg.dev"));
         assert!(!is_refused(&paths, Some("1:3"), "us-python.pkg.dev"));
-        assert!(!is_refused(&paths, Some("1:2"), "eu-python.pkg.dev"));
+        assert!(!is_refused(&paths, Some("1:2"), "europe-python.pkg.dev"));
         assert!(is_refused(&paths, None, "us-python.pkg.dev"), "an asker without a name is not trusted");
         let runtime = top.path().join("missing/valetkey");
         let nowhere = Paths { runtime, ..paths };

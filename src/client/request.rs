@@ -36,7 +36,7 @@ impl Silence {
     /// As an end of the ask, where no other way is allowed.
     #[must_use]
     pub fn at(&self, path: &Path, by: &str) -> Failure {
-        let path = path.display();
+        let path = crate::error::shown::shown_path(path);
         let (text, hint) = match self {
             Self::Unreachable(error) => {
                 (format!("nobody answers at {path} ({by}): {error}"), "start the daemon that serves it")

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::config::policy::SourceKind;
 use crate::error::{Failure, Kind};
 use crate::google::source::World;
-use crate::paths::read_regular;
+use crate::paths::{read_regular, without_absent};
 use crate::registry::Hosts;
 
 /// The token in the file at its usual place. Nothing where there is no file.
@@ -26,11 +26,11 @@ pub fn credential(config: &Config, world: &World, ask: &Ask) -> Result<Option<Cr
 }
 
 fn read(path: &Path, config: &Config, world: &World, ask: &Ask) -> Result<Option<Credential>, Failure> {
-    let text = match read_regular(path, LARGEST) {
-        Ok(text) => text,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
+    let text = match without_absent(path, read_regular(path, LARGEST)) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(None),
+        // A file in the place of all secrets is none of ours.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
         Err(error) => {
             let text = format!("cannot read the token file {}", path.display());
             return Err(Failure::new(Kind::Local, text).with_cause(error).with_hint(MAKE));

@@ -2,9 +2,11 @@
 //! configuration and no command can widen. It binds a daemon of the system; against a user's own programs, which can
 //! do without valetkey, it is advice.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::listeners::Width;
+use crate::error::shown::shown;
+use crate::registry::configured::is_host_and_port;
 
 /// See the module. Absent members allow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -17,10 +19,12 @@ pub struct Policy {
     /// The repositories that builds and containers may be granted.
     pub repositories: Option<Vec<String>>,
     /// The registry hosts that a configuration may add to Google's.
+    #[serde(deserialize_with = "hosts")]
     pub hosts: Option<Vec<String>>,
     /// Where a credential may come from.
     pub sources: Option<Vec<SourceKind>>,
     /// The domains of accounts that may sign in, and whose tokens may be given.
+    #[serde(deserialize_with = "domains")]
     pub account_domains: Option<Vec<String>>,
     /// The one OAuth client that `login` may use.
     pub oauth_client: Option<String>,
@@ -74,6 +78,31 @@ impl Policy {
     }
 }
 
+/// A word that can match nothing is a mistake of whoever wrote it, and not a ceiling.
+fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    listed(deserializer, is_host_and_port, "a lower-case host or host:port")
+}
+
+fn domains<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    listed(
+        deserializer,
+        |text| is_host_and_port(&text.to_ascii_lowercase()) && !text.contains(':'),
+        "a domain",
+    )
+}
+
+fn listed<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    is_one: impl Fn(&str) -> bool,
+    what: &str,
+) -> Result<Option<Vec<String>>, D::Error> {
+    let words = Vec::<String>::deserialize(deserializer)?;
+    match words.iter().find(|word| !is_one(word)) {
+        Some(wrong) => Err(serde::de::Error::custom(format!("{:?} is not {what}", shown(wrong)))),
+        None => Ok(Some(words)),
+    }
+}
+
 /// Where it stands.
 pub const POLICY: &str = "/etc/valetkey/policy.toml";
 
@@ -86,6 +115,23 @@ mod tests {
         let none = Policy::default();
         assert!(none.allows_source(SourceKind::Gcloud) && none.allows_account(None));
         assert!(none.allows_client("any") && none.allows_host("any.test"));
+    }
+
+    #[test]
+    fn a_ceiling_of_words_that_match_nothing_is_an_error() {
+        for wrong in [
+            "hosts = [\"https://a.test\"]",
+            "hosts = [\"A.test\"]",
+            "hosts = [\"*.test\"]",
+            "account_domains = [\"@corp.example\"]",
+            "account_domains = [\"me@corp.example\"]",
+            "account_domains = [\"*.corp.example\"]",
+            "account_domains = [\"\"]",
+        ] {
+            assert!(toml::from_str::<Policy>(wrong).is_err(), "{wrong}");
+        }
+        let text = "hosts = [\"a.test:8443\"]\naccount_domains = [\"Corp.example\"]";
+        assert!(toml::from_str::<Policy>(text).is_ok());
     }
 
     #[test]

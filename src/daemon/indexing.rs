@@ -23,7 +23,7 @@ use super::passing::{self, Record, still_granted};
 use super::peer::Peer;
 use super::post::Post;
 use crate::ask::Access;
-use crate::config::listeners::Index;
+use crate::config::index::Index;
 use crate::error::{Failure, Kind};
 use crate::grant::ProxyGrant;
 use crate::http::body::{Body, End};

@@ -15,7 +15,7 @@ use crate::clock::{parse_rfc3339, rfc3339};
 use crate::config::listeners::{Terms as Written, Width};
 use crate::durable;
 use crate::error::{Failure, Kind};
-use crate::paths::read_regular;
+use crate::paths::{read_regular, without_absent};
 
 /// The body of `POST /v1/listeners`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,8 +78,23 @@ impl Opening {
 /// What is open, as the file says. What is over is left out.
 #[must_use]
 pub fn load(runtime: &Path, now: SystemTime) -> Vec<Opening> {
-    let text = read_regular(&file(runtime), LARGEST).unwrap_or_default();
-    let kept: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+    let read = without_absent(&file(runtime), read_regular(&file(runtime), LARGEST));
+    let text = read.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the sockets of builds are not opened again");
+        None
+    });
+    let kept: Vec<serde_json::Value> = text
+        .and_then(|text| {
+            serde_json::from_str(&text)
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        line = error.line(),
+                        "listeners.json is not one that valetkey understands"
+                    );
+                })
+                .ok()
+        })
+        .unwrap_or_default();
     let opening = |kept: serde_json::Value| {
         let kept: Kept = serde_json::from_value(kept).ok()?;
         let until = parse_rfc3339(&kept.until).filter(|until| *until > now)?;
@@ -119,7 +134,8 @@ fn file(runtime: &Path) -> PathBuf {
 }
 
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
-const LARGEST: u64 = 1 << 20;
+/// As many wishes as are open at once, each as large as a request may be.
+const LARGEST: u64 = 8 << 20;
 
 #[cfg(test)]
 mod tests {

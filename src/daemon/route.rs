@@ -21,6 +21,7 @@ use crate::broker::choice::Candidate;
 use crate::carrier::tcp;
 use crate::clock::rfc3339;
 use crate::config::listeners::Address;
+use crate::error::shown::{quoting, shown};
 use crate::error::{Failure, Kind};
 use crate::grant::{Grant, Origin, ProxyGrant};
 use crate::http::headers::{METRICS, PROTOCOL, STARTED_BY, VERSION, WHOSE};
@@ -187,7 +188,10 @@ impl Routes {
     async fn open(&self, daemon: &Daemon, peer: &Peer, request: Request<Incoming>) -> Reply {
         let wanted = read_body(request.into_body()).await.and_then(|body| {
             serde_json::from_slice(&body).map_err(|error| {
-                Failure::new(Kind::Usage, format!("the body is not a wish for a socket: {error}"))
+                Failure::new(
+                    Kind::Usage,
+                    format!("the body is not a wish for a socket: {}", quoting(&error.to_string())),
+                )
             })
         });
         match wanted.and_then(|wanted| daemon.open(wanted)) {
@@ -364,7 +368,10 @@ const NOT_FOR_PAGES: [(HeaderName, &str); 3] = [
 async fn read_ask(grant: &Grant, request: Request<Incoming>) -> Result<Ask, Failure> {
     let body = read_body(request.into_body()).await?;
     let ask = Ask::from_json(&body).map_err(|error| {
-        Failure::new(Kind::Usage, format!("the body is not a question for a credential: {error}"))
+        Failure::new(
+            Kind::Usage,
+            format!("the body is not a question for a credential: {}", quoting(&error.to_string())),
+        )
     })?;
     if grant.named_sources {
         Ok(ask)
@@ -383,8 +390,12 @@ fn proxied<'a>(grant: &'a Grant, headers: &HeaderMap) -> Result<Cow<'a, ProxyGra
     if !grant.named_sources {
         return Err(for_the_owner());
     }
-    let whose: Whose = serde_json::from_slice(whose.as_bytes())
-        .map_err(|error| Failure::new(Kind::Usage, format!("{WHOSE} does not say whose token: {error}")))?;
+    let whose: Whose = serde_json::from_slice(whose.as_bytes()).map_err(|error| {
+        Failure::new(
+            Kind::Usage,
+            format!("{WHOSE} does not say whose token: {}", quoting(&error.to_string())),
+        )
+    })?;
     Ok(Cow::Owned(ProxyGrant { whose: whose.absolute(), ..proxy.clone() }))
 }
 
@@ -459,7 +470,7 @@ fn status(daemon: &Daemon) -> serde_json::Value {
             "gcloud_directory": upstream.gcloud,
             "state_directory": upstream.state,
             "proxy": world.http.proxy_for(world.endpoints.token()),
-            "certificates": world.environment.text("SSL_CERT_FILE"),
+            "certificates": world.environment.text("SSL_CERT_FILE").map(shown),
         },
         "sources": sources,
         "tokens": tokens,

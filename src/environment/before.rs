@@ -38,7 +38,8 @@ pub(super) fn write(before: &Variables, after: &Variables) -> OsString {
         }
         let shown = escaped(name);
         if name == PATH {
-            let old: Vec<PathBuf> = then.map(|then| std::env::split_paths(then).collect()).unwrap_or_default();
+            let old: Vec<PathBuf> =
+                then.map(|then| std::env::split_paths(then).collect()).unwrap_or_default();
             let new = now.map(|now| std::env::split_paths(now).collect::<Vec<_>>()).unwrap_or_default();
             let added = new.iter().filter(|directory| !old.contains(directory));
             entries.extend(added.map(|directory| format!("{shown}=+{}", escaped(directory.as_os_str()))));
@@ -124,7 +125,9 @@ fn place(variables: &Variables) -> Option<Place> {
     let directory = bundles.filter_map(|bundle| run_directory(Path::new(bundle))).next()?;
     let own = directory.symlink_metadata().ok().filter(|data| {
         let owner = data.uid();
-        data.is_dir() && (owner == rustix::process::geteuid().as_raw() || owner == 0) && data.mode() & 0o022 == 0
+        data.is_dir()
+            && (owner == rustix::process::geteuid().as_raw() || owner == 0)
+            && data.mode() & 0o022 == 0
     });
     if own.is_none() {
         return Some(Place::Dead);
@@ -173,7 +176,8 @@ fn may_change(name: &OsStr) -> bool {
 /// As one word of ASCII, without what separates entries.
 fn escaped(text: &OsStr) -> String {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"%;".contains(&byte);
-    let one = |byte: &u8| if is_plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02x}") };
+    let one =
+        |byte: &u8| if is_plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02x}") };
     text.as_bytes().iter().map(one).collect()
 }
 
@@ -204,7 +208,17 @@ const PROXIES: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 const PLACES: [&str; 3] = ["/dev/shm", "/run", "/tmp"];
 const OTHERS: [&str; 8] = ["HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "IFS", "ENV", "BASH_ENV"];
 const FAMILIES: [&str; 11] = [
-    "VALETKEY_", "GOOGLE_", "CLOUDSDK_", "GCE_", "LD_", "DYLD_", "XDG_", "SSH_", "DBUS_", "LISTEN_", "NOTIFY_",
+    "VALETKEY_",
+    "GOOGLE_",
+    "CLOUDSDK_",
+    "GCE_",
+    "LD_",
+    "DYLD_",
+    "XDG_",
+    "SSH_",
+    "DBUS_",
+    "LISTEN_",
+    "NOTIFY_",
 ];
 const LONGEST_VALUE: usize = 32 << 10;
 const LONGEST_RECORD: usize = 96 << 10;

@@ -13,6 +13,7 @@ use libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH
 use rustix::process::{self, Pid, Signal, WaitOptions};
 use thiserror::Error;
 
+use crate::error::shown::shown;
 use crate::error::{Fault, Kind};
 use crate::sys::{self, Arrived, HeldSignals, Signals};
 use crate::wiring::Wiring;
@@ -21,10 +22,10 @@ use crate::wiring::Wiring;
 #[derive(Debug, Error)]
 pub enum ChildFault {
     /// No such program, on PATH or at that path.
-    #[error("there is no {name:?} to run")]
+    #[error("there is no {:?} to run", shown(name))]
     Missing { name: String, source: io::Error },
     /// It is no program, or may not be run by this user.
-    #[error("cannot run {name:?}")]
+    #[error("cannot run {:?}", shown(name))]
     Unusable { name: String, source: io::Error },
 }
 

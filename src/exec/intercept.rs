@@ -25,8 +25,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::forward::{Answering, serve_http};
-use super::watch::{Watch, Watched};
 use super::tunnel::Destination;
+use super::watch::{Watch, Watched};
 use crate::client::stream::{Stream, Way};
 use crate::error::Failure;
 use crate::http::headers::{PROBLEM, WHOSE};

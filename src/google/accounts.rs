@@ -20,8 +20,9 @@ use crate::ask::Access;
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::config::line_of;
 use crate::durable;
+use crate::error::shown::quoting;
 use crate::error::{Fault, Kind};
-use crate::paths::read_regular;
+use crate::paths::{read_regular, without_absent};
 use crate::vault::{Entry, Vault};
 
 /// Why the list of logins cannot be used.
@@ -125,14 +126,12 @@ impl Accounts {
     /// When it is there and wrong.
     pub fn load(state: &Path) -> Result<Self, AccountsFault> {
         let path = file(state);
-        match read_regular(&path, LARGEST) {
-            Ok(text) => toml::from_str(&text).map_err(|error| {
+        match without_absent(&path, read_regular(&path, LARGEST)) {
+            Ok(Some(text)) => toml::from_str(&text).map_err(|error| {
                 let line = line_of(&text, &error);
-                AccountsFault::Content { path, line, message: error.message().to_owned() }
+                AccountsFault::Content { path, line, message: quoting(error.message()) }
             }),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Ok(Self::default())
-            }
+            Ok(None) => Ok(Self::default()),
             Err(source) => Err(AccountsFault::Read { path, source }),
         }
     }

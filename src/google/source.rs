@@ -14,6 +14,7 @@ use crate::ask::Access;
 use crate::clock::Clock;
 use crate::config::policy::{POLICY, Policy};
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind, printable};
 use crate::google::endpoints::Endpoints;
 use crate::google::stored_login::LoginFault;
@@ -93,16 +94,16 @@ pub enum SourceFault {
     #[error("{0}")]
     Absent(String),
     /// A credential file that cannot be read.
-    #[error("cannot read the credential file {}", path.display())]
+    #[error("cannot read the credential file {}", shown_path(path))]
     Unreadable { path: PathBuf, source: std::io::Error },
     /// A credential file with wrong content.
-    #[error("the credential file {} {problem}", path.display())]
+    #[error("the credential file {} {problem}", shown_path(path))]
     Malformed { path: PathBuf, problem: String },
     /// A credential file that would send its secret elsewhere.
-    #[error("the credential file {} sends its secret to {url:?}, which is not Google's", path.display())]
+    #[error("the credential file {} sends its secret to {url:?}, which is not Google's", shown_path(path))]
     ForeignEndpoint { path: PathBuf, url: String },
     /// A kind of credential that comes later.
-    #[error("the credential file {} is of type {kind:?}, which is not supported yet", path.display())]
+    #[error("the credential file {} is of type {kind:?}, which is not supported yet", shown_path(path))]
     Unsupported { path: PathBuf, kind: String },
     /// Google refused, in OAuth's words.
     #[error("Google refused {what}: {error}{}", description.as_deref().map(|it| format!(" ({it})")).unwrap_or_default())]

@@ -22,7 +22,7 @@ use super::body::Body;
 use super::headers::{JSON, PROBLEM};
 use super::patient::Patient;
 use super::unfinished::Unfinished;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, told};
 
 /// What the daemon says itself is complete before its head goes out; what it passes on comes piece by piece.
 pub type Reply = Response<Body>;
@@ -179,11 +179,11 @@ pub fn failure_from_problem(body: &[u8]) -> Option<Failure> {
     let document: serde_json::Value = serde_json::from_slice(body).ok()?;
     let word = document.get("type")?.as_str()?.rsplit(':').next()?;
     let kind = serde_json::from_value(serde_json::Value::from(word)).ok()?;
-    let text = |name: &str| document.get(name).and_then(|value| value.as_str()).map(crate::error::printable);
+    let text = |name: &str| document.get(name).and_then(|value| value.as_str()).map(told);
     let mut failure = Failure::new(kind, text("detail")?);
     failure.hint = text("hint");
     let causes = document.get("causes").and_then(|causes| causes.as_array()).cloned().unwrap_or_default();
-    failure.causes = causes.iter().filter_map(|cause| cause.as_str()).map(crate::error::printable).collect();
+    failure.causes = causes.iter().filter_map(|cause| cause.as_str()).map(told).collect();
     Some(failure)
 }
 

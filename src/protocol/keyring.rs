@@ -10,6 +10,7 @@
 use std::ffi::{OsStr, OsString};
 
 use crate::ask::Credential;
+use crate::error::shown::shown;
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +200,7 @@ impl Words {
                 }
                 self.other_backend = true;
             }
-            _ => return Err(UsageError(format!("unknown option {option:?}"))),
+            _ => return Err(UsageError(format!("unknown option {:?}", shown(option)))),
         }
         Ok(())
     }
@@ -217,7 +218,7 @@ impl Words {
             .ok_or_else(|| UsageError("Specify operation (get, set, del, diagnose).".to_owned()))?;
         let (service, username) = (positionals.next(), positionals.next());
         let Some(name @ ("get" | "set" | "del" | "diagnose")) = operation.to_str() else {
-            let given = operation.to_string_lossy();
+            let given = shown(&operation.to_string_lossy());
             let choices = "'get', 'set', 'del', 'diagnose'";
             let text = format!("argument operation: invalid choice: '{given}' (choose from {choices})");
             return Err(UsageError(text));
@@ -257,12 +258,13 @@ fn complete(name: &str) -> Result<&'static str, UsageError> {
     let mut matching = OPTIONS.iter().filter(|option| option.starts_with(name));
     match (matching.next(), matching.next()) {
         (Some(option), None) => Ok(option),
-        (Some(_), Some(_)) => Err(UsageError(format!("ambiguous option: {name}"))),
-        _ => Err(UsageError(format!("unknown option {name:?}"))),
+        (Some(_), Some(_)) => Err(UsageError(format!("ambiguous option: {}", shown(name)))),
+        _ => Err(UsageError(format!("unknown option {:?}", shown(name)))),
     }
 }
 
 fn invalid_choice(option: &str, given: &str, choices: &str) -> UsageError {
+    let given = shown(given);
     UsageError(format!("argument {option}: invalid choice: '{given}' (choose from {choices})"))
 }
 

@@ -7,7 +7,8 @@
 
 use std::borrow::Cow;
 
-use super::{Format, Hosts, Registry, Rejection, google_format, is_plain, project};
+use super::google::repository_of_host;
+use super::{Format, Hosts, Registry, Rejection, is_plain, project};
 use crate::ask::Access;
 
 impl Hosts {
@@ -25,25 +26,6 @@ impl Hosts {
         let repository = repository(host, registry.format, path);
         Ok(Registry { repository, access: Access::Read, ..registry })
     }
-}
-
-/// Where a host of Google's is, as `LOCATION` in its name or by what stands behind `gcr.io`.
-#[must_use]
-pub fn location(host: &str) -> Option<&str> {
-    google_format(host)?;
-    match host.split('.').collect::<Vec<_>>().as_slice() {
-        ["gcr", "io"] => Some("us"),
-        ["eu", "gcr", "io"] => Some("europe"),
-        [place, "gcr", "io"] | [_, place, "rep", "pkg", "dev"] => Some(place),
-        [first, "pkg", "dev"] => Some(first.rsplit_once('-')?.0),
-        _ => None,
-    }
-}
-
-/// The name of the repository that Google keeps for a host of the older kind, which is the host itself.
-#[must_use]
-pub fn repository_of_host(host: &str) -> Option<&str> {
-    (host == "gcr.io" || host.ends_with(".gcr.io")).then_some(host)
 }
 
 /// `/v2/`: what a docker client asks first, of no repository.
@@ -112,7 +94,8 @@ fn image<'a>(host: &'a str, segments: &[&'a str]) -> Option<(String, &'a str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ExtraRegistry;
+    use crate::registry::ExtraRegistry;
+    use crate::registry::google::location;
 
     fn located(url: &str) -> Option<String> {
         let extra = ExtraRegistry { host: "localhost:8443".to_owned(), format: Format::Python };

@@ -24,6 +24,7 @@ mod exec;
 mod pages;
 mod pip;
 mod pip_mid_run;
+mod prefixes;
 mod projects;
 mod real_names;
 mod served;

@@ -31,8 +31,14 @@ pub(crate) fn pdm_install(client: &Client, sandbox: &Sandbox, identity: Identity
         [[tool.pdm.source]]\nname = \"pypi\"\nurl = \"{index}\"\n"
     );
     let file = sandbox.write("home/app/pyproject.toml", &text);
+    let mut pdm = pdm(client, sandbox, identity);
+    pdm.arg("install").current_dir(file.parent().expect("a directory"));
+    pdm
+}
+
+pub(crate) fn pdm(client: &Client, sandbox: &Sandbox, identity: Identity) -> Command {
     let mut pdm = command(client, sandbox, identity, "pdm");
-    pdm.arg("install").env("PDM_CHECK_UPDATE", "0").current_dir(file.parent().expect("a directory"));
+    pdm.env("PDM_CHECK_UPDATE", "0");
     pdm
 }
 

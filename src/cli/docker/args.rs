@@ -15,6 +15,7 @@ use crate::client::request::{Reply, Silence, post_own};
 use crate::client::{Client, autostart};
 use crate::clock::parse_duration;
 use crate::environment::Environment;
+use crate::error::shown::shown;
 use crate::error::{Failure, Kind};
 use crate::http::server::failure_from_problem;
 use crate::image::Program;
@@ -55,7 +56,10 @@ pub(in crate::cli) struct Flags {
 
 pub(in crate::cli) fn run(environment: Environment, flags: &Flags) -> Result<ExitCode, Failure> {
     let time = parse_duration(&flags.time).ok_or_else(|| {
-        Failure::new(Kind::Usage, format!("{:?} is not a duration such as 45s, 10m or 1h", flags.time))
+        Failure::new(
+            Kind::Usage,
+            format!("{:?} is not a duration such as 45s, 10m or 1h", shown(&flags.time)),
+        )
     })?;
     let client = Client::new(environment, None)?;
     let (carrier, named) = client.locate()?;

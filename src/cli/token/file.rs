@@ -19,6 +19,7 @@ use super::super::terminal;
 use crate::client::fallback::runtime;
 use crate::clock::{Clock, between};
 use crate::durable;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::sys;
 
@@ -28,7 +29,7 @@ use crate::sys;
 /// When there is something that is no file of this user.
 pub(super) fn check(path: &Path) -> Result<(), Failure> {
     let wrong = |what: &str, hint: &str| {
-        Err(Failure::new(Kind::Refused, format!("{} {what}", path.display())).with_hint(hint))
+        Err(Failure::new(Kind::Refused, format!("{} {what}", shown_path(path))).with_hint(hint))
     };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -164,7 +165,7 @@ impl Kept {
             && state.written == mark(&self.path)
             && let Err(error) = durable::remove(&self.path)
         {
-            terminal::whisper(&format!("{} is still there: {error}", self.path.display()));
+            terminal::whisper(&format!("{} is still there: {error}", shown_path(&self.path)));
         }
     }
 }
@@ -175,7 +176,7 @@ fn mark(path: &Path) -> Option<Mark> {
 }
 
 fn cannot_write(path: &Path, error: io::Error) -> Failure {
-    Failure::new(Kind::Local, format!("cannot write {}", path.display()))
+    Failure::new(Kind::Local, format!("cannot write {}", shown_path(path)))
         .with_cause(error)
         .with_hint("name a file in a directory of your own, with room in it")
 }

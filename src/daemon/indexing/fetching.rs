@@ -21,7 +21,7 @@ use crate::http::body::Body;
 use crate::proxy::index::Repository;
 use crate::proxy::index::merge::{Answer, Fetch};
 use crate::proxy::{Proxy, redirect, target};
-use crate::registry::request::location;
+use crate::registry::google::location;
 
 /// Fetches what the merged index asks for.
 pub(super) struct Fetcher<'a> {

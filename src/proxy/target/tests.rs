@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ask::Access;
-use crate::config::{ExtraRegistry, Format};
 use crate::grant::{Origin, Pattern, ProxyGrant, Repositories};
+use crate::registry::{ExtraRegistry, Format};
 
 fn hosts() -> Hosts {
     Hosts::new(&[ExtraRegistry { host: "localhost:8443".to_owned(), format: Format::Python }])
