@@ -24,6 +24,7 @@ mod command_line;
 mod crowds;
 mod daemon;
 mod delegation;
+mod doctor;
 mod exec;
 mod exec_terminal;
 mod existence;
