@@ -1,6 +1,6 @@
 //! The clients that are on this machine: each is asked itself what is in force for it, since its files and variables win
-//! over each other in ways that only it knows. All are asked at once and each for a few seconds: one that hangs costs
-//! only its own line.
+//! over each other in ways that only it knows. All are asked at once, and what has not answered after some seconds is given
+//! up: one that hangs costs only its own line.
 //!
 //! Of what they say only the few words that are looked for are kept; the rest may be an index's URL with a password.
 
@@ -34,7 +34,8 @@ use crate::registry::Hosts;
 pub(super) async fn examine(client: &Client, tell: &mut dyn FnMut(Finding)) {
     let environment = &client.environment;
     let (keyring, findings) = keyring::examine(environment);
-    let asker = Asker { environment, hosts: Hosts::new(&client.config.registries), keyring };
+    let until = Instant::now() + PATIENCE;
+    let asker = Asker { environment, hosts: Hosts::new(&client.config.registries), keyring, until };
     let answers = tokio::join!(
         pip::examine(&asker),
         uv::examine(&asker),
@@ -54,6 +55,7 @@ struct Asker<'a> {
     hosts: Hosts,
     /// The `keyring` that is first on PATH, where that is valetkey.
     keyring: Option<PathBuf>,
+    until: Instant,
 }
 
 /// Why a program did not answer.
@@ -85,7 +87,7 @@ impl Asker<'_> {
                 command.env("PIP_CONFIG_FILE", absolute(&file));
             }
         }
-        match run_for(&mut command, b"", Instant::now() + PATIENCE, LARGEST).await {
+        match run_for(&mut command, b"", self.until, LARGEST).await {
             Ok(finished) if finished.status.success() => {
                 Ok(String::from_utf8_lossy(&finished.stdout).into_owned())
             }
@@ -109,7 +111,7 @@ fn hangs(step: &'static str, program: &Path) -> Finding {
 
 /// Where nothing lies that a Python would import.
 const NOWHERE: &str = "/";
-/// One question to one program; a Python with a cold disk needs a second or two.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For all questions together; a Python with a cold disk needs seconds for each of its two or three.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// uv's settings are 300 KiB.
 const LARGEST: usize = 2 << 20;

@@ -99,6 +99,12 @@ impl Settings {
         settings
     }
 
+    /// Whether a file says what the provider is.
+    #[must_use]
+    pub fn is_of_a_file(&self) -> bool {
+        self.provider.as_ref().is_some_and(|provider| provider.place != Place::Variable)
+    }
+
     /// Finds the file that the provider stands in, in what `pip config debug` prints.
     pub fn find_file(&mut self, debug: &str) {
         let Some(Setting { place: Place::File { section, path }, .. }) = &mut self.provider else { return };

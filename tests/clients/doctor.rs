@@ -60,9 +60,13 @@ fn says_what_pip_does(name: &str, with_user: bool) {
         let sandbox = Sandbox::new();
         if let Some((section, value)) = file {
             let index = format!("https://{SECRET}:{SECRET}@index.example/simple/");
-            let text = format!(
-                "[global]\nextra-index-url =\nindex-url = {index}\n[{section}]\nkeyring_provider = {value}\n"
-            );
+            let told = format!("keyring_provider = {value}\n");
+            let (first, second) = if section == "global" {
+                (told, String::new())
+            } else {
+                (String::new(), format!("[{section}]\n{told}"))
+            };
+            let text = format!("[global]\nindex-url = {index}\n{first}{second}");
             sandbox.write("home/.config/pip/pip.conf", &text);
         }
         let index = if with_user { sandbox.index_with_user() } else { sandbox.index() };
@@ -128,6 +132,18 @@ fn older_pips_are_judged_by_what_they_can_do() {
     }
 }
 
+#[test]
+fn a_configuration_that_pip_cannot_read_is_said() {
+    let Some(client) = Client::find("pip-newest") else { return };
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "home/.config/pip/pip.conf",
+        &format!("[global]\nindex-url = https://{SECRET}@x.test/\n[global]\n"),
+    );
+    let found = about(&sandbox, &mut doctor(&sandbox, &[&client]), "pip");
+    assert!(found.starts_with("FAIL") && found.contains("-m pip config list"), "{found}");
+}
+
 /// The active environment comes first, whatever PATH says, and only it can make the whole fail.
 #[test]
 fn every_pip_is_asked_and_the_active_one_decides() {
@@ -191,7 +207,7 @@ fn client_install(pip: &Client, sandbox: &Sandbox) -> Command {
         "--no-cache-dir",
         "acme-hello",
         "--index-url",
-        &sandbox.index(),
+        &sandbox.index_with_user(),
         "--target",
     ]);
     install.arg(site(sandbox));

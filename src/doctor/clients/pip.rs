@@ -20,10 +20,15 @@ pub(super) async fn examine(asker: &Asker<'_>) -> Vec<Finding> {
     for (at, answer) in all(asker, &programs).await.into_iter().enumerate() {
         let finding = match answer {
             Ok(pip) => finding(pip.judge(asker.keyring.as_deref())),
-            Err(Silence::Hangs) => hangs("pip", &programs[at]),
-            Err(Silence::Failed) if at > 0 => continue,
-            Err(Silence::Failed) => {
+            Err(Trouble::Hangs) => hangs("pip", &programs[at]),
+            Err(Trouble::None) if at > 0 => continue,
+            Err(Trouble::None) => {
                 Finding::note("pip", format!("{} has no pip", programs[at].display()), ACTIVATE)
+            }
+            Err(Trouble::Configuration) => {
+                let text = format!("the pip of {} cannot read its own configuration", programs[at].display());
+                let hint = format!("run `{} -m pip config list` to see why", programs[at].display());
+                Finding::wrong("pip", &Failure::new(Kind::Local, text).with_hint(hint))
             }
         };
         let first = findings.is_empty();
@@ -36,10 +41,29 @@ pub(super) async fn examine(asker: &Asker<'_>) -> Vec<Finding> {
     findings
 }
 
+/// Why nothing can be said of a pip.
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    /// There is none.
+    None,
+    Hangs,
+    /// It fails with every command.
+    Configuration,
+}
+
+impl From<Silence> for Trouble {
+    fn from(silence: Silence) -> Self {
+        match silence {
+            Silence::Failed => Self::None,
+            Silence::Hangs => Self::Hangs,
+        }
+    }
+}
+
 /// Asks all of them at once.
-async fn all(asker: &Asker<'_>, programs: &[PathBuf]) -> Vec<Result<Pip, Silence>> {
+async fn all(asker: &Asker<'_>, programs: &[PathBuf]) -> Vec<Result<Pip, Trouble>> {
     let mut waiting: Vec<_> = programs.iter().map(|program| Box::pin(ask(asker, program))).collect();
-    let mut answers: Vec<Option<Result<Pip, Silence>>> = programs.iter().map(|_| None).collect();
+    let mut answers: Vec<Option<Result<Pip, Trouble>>> = programs.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
         for (future, answer) in waiting.iter_mut().zip(&mut answers) {
             if answer.is_none()
@@ -58,11 +82,15 @@ async fn all(asker: &Asker<'_>, programs: &[PathBuf]) -> Vec<Result<Pip, Silence
     answers.into_iter().flatten().collect()
 }
 
-async fn ask(asker: &Asker<'_>, program: &Path) -> Result<Pip, Silence> {
+async fn ask(asker: &Asker<'_>, program: &Path) -> Result<Pip, Trouble> {
     let python = Python::ask(asker, program).await?;
-    let full = python.pip.clone().ok_or(Silence::Failed)?;
+    let full = python.pip.clone().ok_or(Trouble::None)?;
     let (package, settings) = tokio::join!(python.package(asker, program), settings(asker, program));
-    pip(&python, &full, package, settings?).ok_or(Silence::Failed)
+    let settings = settings.map_err(|silence| match silence {
+        Silence::Failed => Trouble::Configuration,
+        Silence::Hangs => Trouble::Hangs,
+    })?;
+    pip(&python, &full, package, settings).ok_or(Trouble::None)
 }
 
 fn pip(python: &Python, full: &str, package: Package, settings: Settings) -> Option<Pip> {
@@ -75,15 +103,15 @@ fn pip(python: &Python, full: &str, package: Package, settings: Settings) -> Opt
 
 /// What the pip of a Python says is in force for it.
 pub(super) async fn settings(asker: &Asker<'_>, program: &Path) -> Result<Settings, Silence> {
-    let config = |what: &'static str| {
-        let words = ["-m", "pip", "--no-input", "--disable-pip-version-check", "config", what];
-        async move { asker.ask(program, &words, Some(Path::new(NOWHERE))).await }
+    // Any option would count as a setting.
+    let config = |what: &'static str| async move {
+        asker.ask(program, &["-m", "pip", "config", what], Some(Path::new(NOWHERE))).await
     };
-    // The switch of ours is no setting of pip's.
-    let (list, debug) = tokio::join!(config("list"), config("debug"));
-    let mut settings = Settings::parse(&list?);
-    // An older pip does not tell where it is.
-    settings.find_file(&debug.unwrap_or_default());
+    let mut settings = Settings::parse(&config("list").await?);
+    if settings.is_of_a_file() {
+        // An older pip does not tell of which.
+        settings.find_file(&config("debug").await.unwrap_or_default());
+    }
     Ok(settings)
 }
 
