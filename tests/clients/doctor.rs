@@ -17,7 +17,7 @@ fn doctor(sandbox: &Sandbox, clients: &[&Client]) -> Command {
     let keyring = sandbox.path("bin");
     let programs: Vec<PathBuf> = clients.iter().map(|client| client.program("")).collect();
     let mut command = sandbox.valetkey();
-    command.arg("doctor").env("PATH", path(&[&[&keyring], &*programs.iter().collect::<Vec<_>>()].concat()));
+    command.arg("doctor").env("PATH", path([&[&keyring], &*programs.iter().collect::<Vec<_>>()].concat()));
     command
 }
 
@@ -42,11 +42,13 @@ fn about(sandbox: &Sandbox, command: &mut Command, step: &str) -> String {
     found
 }
 
+/// A section of a file and what it says, the variable, and whether pip then calls valetkey though it may not prompt.
+type Way = (Option<(&'static str, &'static str)>, Option<&'static str>, bool);
+
 /// Each way to tell a pip what to ask: doctor says yes where `pip install` then works, and nowhere else.
 fn says_what_pip_does(name: &str, with_user: bool) {
     let Some(client) = Client::find(name) else { return };
-    // A file, a section in it, the variable, and whether pip calls valetkey though it may not prompt.
-    let ways: [(Option<(&str, &str)>, Option<&str>, bool); 8] = [
+    let ways: [Way; 8] = [
         (None, Some("subprocess"), true),
         (Some(("global", "subprocess")), None, true),
         (Some(("install", "subprocess")), None, true),

@@ -1,6 +1,6 @@
 //! A `.netrc` that names a registry: pip, uv and whatever is made with requests take it before any keyring.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::super::Finding;
 use super::Asker;
@@ -19,7 +19,7 @@ pub(super) fn examine(asker: &Asker<'_>) -> Vec<Finding> {
         .collect()
 }
 
-fn about(host: &str, file: &PathBuf) -> Finding {
+fn about(host: &str, file: &Path) -> Finding {
     let host: String = printable(host).chars().take(100).collect();
     let text = format!("{} has an entry for {host}, which wins over every keyring", file.display());
     let hint = "take it out, unless it is meant: a token in it is dead within the hour";

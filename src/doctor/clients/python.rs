@@ -82,7 +82,7 @@ pub(super) fn interpreter(script: &Path) -> Option<PathBuf> {
     }
     // Where that path is too long for a kernel: a shell that does nothing but `exec` it.
     let quoted = lines.next()?.strip_prefix("'''exec' ")?;
-    let path = PathBuf::from(quoted.trim_start_matches('"').split('"').next()?.trim_end_matches(" "));
+    let path = PathBuf::from(quoted.trim_start_matches('"').split('"').next()?.trim_end());
     is_python(&path).then_some(path)
 }
 
