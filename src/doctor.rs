@@ -1,11 +1,11 @@
 //! Tries every step for real and names the one that fails: configuration, socket, daemon, sources, network, clock,
-//! the `keyring` on PATH, and, where a URL is given, a request with the credential.
+//! the `keyring` on PATH, every client that is there, and, where a URL is given, a request with the credential.
 //!
 //! Each finding says what was seen and, where something is wrong, the one thing to do. No finding holds any part
 //! of a secret.
 
+mod clients;
 mod logins;
-mod pip;
 
 use std::time::{Duration, Instant};
 
@@ -72,9 +72,7 @@ pub fn examine(client: &Client, url: Option<&str>, tell: &mut dyn FnMut(Finding)
     runtime.block_on(logins::examine(client, tell));
     runtime.block_on(sources(client, tell));
     runtime.block_on(network(client, tell));
-    for finding in pip::examine(&client.environment.as_given()) {
-        tell(finding);
-    }
+    runtime.block_on(clients::examine(client, tell));
     if let Some(url) = url {
         // Asked for outside of the runtime: it may need one of its own.
         let hosts = Hosts::new(&client.config.registries);

@@ -42,6 +42,19 @@ pub enum RunFault {
 /// # Errors
 /// When it cannot be started, or does not end in time.
 pub async fn run(command: &mut Command, input: &[u8], until: Instant) -> Result<Finished, RunFault> {
+    run_for(command, input, until, LARGEST).await
+}
+
+/// The same of a command that says more: so much of it is kept.
+///
+/// # Errors
+/// When it cannot be started, or does not end in time.
+pub async fn run_for(
+    command: &mut Command,
+    input: &[u8],
+    until: Instant,
+    largest: usize,
+) -> Result<Finished, RunFault> {
     command
         .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
@@ -58,7 +71,7 @@ pub async fn run(command: &mut Command, input: &[u8], until: Instant) -> Result<
                 let _ = stdin.shutdown().await;
             }
         };
-        let ((), stdout, stderr) = tokio::join!(write, capped(stdout), capped(stderr));
+        let ((), stdout, stderr) = tokio::join!(write, capped(stdout, largest), capped(stderr, largest));
         child.wait().await.map(|status| Finished { status, stdout, stderr })
     };
     let finished = timeout_at(until, whole).await.map_err(|_| RunFault::Deadline)??;
@@ -84,11 +97,11 @@ impl Drop for Group {
 }
 
 /// Reads to the end and keeps the beginning.
-async fn capped(stream: Option<impl AsyncRead + Unpin>) -> Zeroizing<Vec<u8>> {
+async fn capped(stream: Option<impl AsyncRead + Unpin>, largest: usize) -> Zeroizing<Vec<u8>> {
     let Some(mut stream) = stream else { return Zeroizing::default() };
     // Room for all of it and for the read that finds the end: a vector that grows leaves copies behind.
-    let mut kept = Zeroizing::new(Vec::with_capacity(LARGEST + 64));
-    let _ = (&mut stream).take(LARGEST as u64).read_to_end(&mut kept).await;
+    let mut kept = Zeroizing::new(Vec::with_capacity(largest + 64));
+    let _ = (&mut stream).take(largest as u64).read_to_end(&mut kept).await;
     let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     kept
 }

@@ -6,6 +6,8 @@
 
 pub mod files;
 pub mod index;
+pub mod keyring;
+pub mod pip;
 pub mod proxies;
 pub mod trust;
 

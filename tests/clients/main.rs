@@ -20,6 +20,7 @@ mod arguments;
 mod client;
 mod clock;
 mod confusion;
+mod doctor;
 mod exec;
 mod pages;
 mod pip;

@@ -25,6 +25,7 @@ mod configuration_files;
 mod crowds;
 mod daemon;
 mod delegation;
+mod doctor;
 mod exec;
 mod exec_terminal;
 mod existence;

@@ -104,11 +104,11 @@ impl HttpBody for Unpacked {
         let this = &mut *self;
         loop {
             let Some(unpacker) = &mut this.unpacker else { return Poll::Ready(None) };
-            let mut unpacked = Ok(());
-            while !this.packed.is_empty() && unpacker.ready().len() < PIECE && unpacked.is_ok() {
-                unpacked = unpacker.take(&this.packed).map(|read| drop(this.packed.split_to(read)));
+            let mut outcome = Ok(());
+            while !this.packed.is_empty() && unpacker.ready().len() < PIECE && outcome.is_ok() {
+                outcome = unpacker.take(&this.packed).map(|read| drop(this.packed.split_to(read)));
             }
-            if unpacked.is_ok() && unpacker.ready().is_empty() {
+            if outcome.is_ok() && unpacker.ready().is_empty() {
                 let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
                     return Poll::Pending;
                 };
@@ -121,21 +121,21 @@ impl HttpBody for Unpacked {
                         this.unpacker = None;
                         return Poll::Ready(Some(Err(error)));
                     }
-                    None => unpacked = unpacker.end(),
+                    None => outcome = unpacker.end(),
                 }
                 let rest = std::mem::take(unpacker.ready());
                 this.unpacker = None;
-                return match unpacked {
+                return match outcome {
                     Ok(()) if rest.is_empty() => Poll::Ready(None),
                     Ok(()) => Poll::Ready(Some(Ok(Frame::data(rest.into())))),
                     Err(error) => Poll::Ready(Some(Err(error.into()))),
                 };
             }
             let ready = std::mem::take(unpacker.ready());
-            if unpacked.is_err() {
+            if outcome.is_err() {
                 this.unpacker = None;
             }
-            return Poll::Ready(Some(unpacked.map(|()| Frame::data(ready.into())).map_err(Into::into)));
+            return Poll::Ready(Some(outcome.map(|()| Frame::data(ready.into())).map_err(Into::into)));
         }
     }
 

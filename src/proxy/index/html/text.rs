@@ -73,15 +73,12 @@ pub(super) fn decode(text: &str) -> String {
     let (mut decoded, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((&byte, behind)) = rest.split_first() {
         let escaped = digit(behind.first()).zip(digit(behind.get(1))).filter(|_| byte == b'%');
-        match escaped.and_then(|(high, low)| u8::try_from(high << 4 | low).ok()) {
-            Some(escaped) => {
-                decoded.push(escaped);
-                rest = &behind[2..];
-            }
-            None => {
-                decoded.push(byte);
-                rest = behind;
-            }
+        if let Some(escaped) = escaped.and_then(|(high, low)| u8::try_from(high << 4 | low).ok()) {
+            decoded.push(escaped);
+            rest = &behind[2..];
+        } else {
+            decoded.push(byte);
+            rest = behind;
         }
     }
     String::from_utf8_lossy(&decoded).into_owned()
