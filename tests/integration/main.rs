@@ -25,6 +25,7 @@ mod crowds;
 mod daemon;
 mod delegation;
 mod exec;
+mod exec_broken;
 mod exec_terminal;
 mod existence;
 mod google_login;
