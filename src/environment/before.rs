@@ -38,7 +38,8 @@ pub(super) fn write(before: &Variables, after: &Variables) -> OsString {
         }
         let shown = escaped(name);
         if name == PATH {
-            let old: Vec<PathBuf> = then.map(|then| std::env::split_paths(then).collect()).unwrap_or_default();
+            let old: Vec<PathBuf> =
+                then.map(|then| std::env::split_paths(then).collect()).unwrap_or_default();
             let new = now.map(|now| std::env::split_paths(now).collect::<Vec<_>>()).unwrap_or_default();
             let added = new.iter().filter(|directory| !old.contains(directory));
             entries.extend(added.map(|directory| format!("{shown}=+{}", escaped(directory.as_os_str()))));
@@ -61,14 +62,13 @@ pub(super) fn write(before: &Variables, after: &Variables) -> OsString {
 
 /// What has to change so that everything is as it was before the run, or nothing where there was none.
 pub(super) fn undo(variables: &Variables) -> Changes {
-    let place = place(variables);
-    let mut changes = match (variables.get(OsStr::new(RECORD)), &place) {
-        (Some(record), _) => read(record, variables),
-        (None, Some(Place::Living(record))) => read(record, variables),
-        (None, Some(Place::Dead)) => forget(variables),
-        (None, None) => return Changes::new(),
+    let carried = variables.get(OsStr::new(RECORD));
+    let mut changes = match carried.map(|record| Place::Living(record.clone())).or_else(|| place(variables)) {
+        Some(Place::Living(record)) => read(&record, variables),
+        Some(Place::Dead) => forget(variables),
+        None => return Changes::new(),
     };
-    if variables.contains_key(OsStr::new(RECORD)) {
+    if carried.is_some() {
         changes.insert(RECORD.into(), None);
     }
     changes
@@ -120,11 +120,13 @@ enum Place {
 }
 
 fn place(variables: &Variables) -> Option<Place> {
-    let bundles = CERTIFICATES.iter().filter_map(|name| variables.get(OsStr::new(name)));
-    let directory = bundles.filter_map(|bundle| run_directory(Path::new(bundle))).next()?;
+    let mut bundles = CERTIFICATES.iter().filter_map(|name| variables.get(OsStr::new(name)));
+    let directory = bundles.find_map(|bundle| run_directory(Path::new(bundle)))?;
     let own = directory.symlink_metadata().ok().filter(|data| {
         let owner = data.uid();
-        data.is_dir() && (owner == rustix::process::geteuid().as_raw() || owner == 0) && data.mode() & 0o022 == 0
+        data.is_dir()
+            && (owner == rustix::process::geteuid().as_raw() || owner == 0)
+            && data.mode() & 0o022 == 0
     });
     if own.is_none() {
         return Some(Place::Dead);
@@ -140,8 +142,8 @@ fn place(variables: &Variables) -> Option<Place> {
 /// `/dev/shm/valetkey-XXXXXX` of `/dev/shm/valetkey-XXXXXX/ca-0.pem`, and the same in the other places that every system
 /// has: others may lie on file systems that do not answer.
 fn run_directory(bundle: &Path) -> Option<&Path> {
-    let is_bundle = |name: &str| name.starts_with("ca-") && name.ends_with(".pem");
-    bundle.file_name()?.to_str().filter(|name| is_bundle(name))?;
+    let number = bundle.file_name()?.to_str()?.strip_prefix("ca-")?.strip_suffix(".pem")?;
+    number.parse::<u8>().ok()?;
     let directory = bundle.parent()?;
     let is_run = directory.file_name()?.to_str()?.starts_with("valetkey-");
     (is_run && PLACES.map(Path::new).contains(&directory.parent()?)).then_some(directory)
@@ -173,7 +175,8 @@ fn may_change(name: &OsStr) -> bool {
 /// As one word of ASCII, without what separates entries.
 fn escaped(text: &OsStr) -> String {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"%;".contains(&byte);
-    let one = |byte: &u8| if is_plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02x}") };
+    let one =
+        |byte: &u8| if is_plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02x}") };
     text.as_bytes().iter().map(one).collect()
 }
 
@@ -204,7 +207,17 @@ const PROXIES: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 const PLACES: [&str; 3] = ["/dev/shm", "/run", "/tmp"];
 const OTHERS: [&str; 8] = ["HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "IFS", "ENV", "BASH_ENV"];
 const FAMILIES: [&str; 11] = [
-    "VALETKEY_", "GOOGLE_", "CLOUDSDK_", "GCE_", "LD_", "DYLD_", "XDG_", "SSH_", "DBUS_", "LISTEN_", "NOTIFY_",
+    "VALETKEY_",
+    "GOOGLE_",
+    "CLOUDSDK_",
+    "GCE_",
+    "LD_",
+    "DYLD_",
+    "XDG_",
+    "SSH_",
+    "DBUS_",
+    "LISTEN_",
+    "NOTIFY_",
 ];
 const LONGEST_VALUE: usize = 32 << 10;
 const LONGEST_RECORD: usize = 96 << 10;

@@ -90,7 +90,7 @@ impl AsyncWrite for Alerting {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.as_ref().is_some_and(|stream| stream.is_write_vectored())
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 }
 

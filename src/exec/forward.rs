@@ -175,7 +175,8 @@ impl Shared {
         }
         let covered = self.hosts.iter().any(|host| host.covers(&to.host, to.port));
         if covered && request.headers().contains_key(OWN) {
-            let text = format!("valetkey's own request for {to} came to `valetkey exec`, which would hand it back");
+            let text =
+                format!("valetkey's own request for {to} came to `valetkey exec`, which would hand it back");
             let hint = "run `valetkey stop`, and start the daemon where HTTPS_PROXY does not lead here";
             self.courier.tell_once(&format!("{text}; {hint}"));
             return sentence(StatusCode::LOOP_DETECTED, &format!("{text}: {hint}"));
@@ -190,7 +191,10 @@ impl Shared {
                     let failure = Failure::from(fault);
                     // Clients keep to themselves what a proxy says.
                     self.courier.tell_once(&failure.one_line());
-                    return with_reason(sentence(StatusCode::BAD_GATEWAY, &failure.one_line()), &failure.message);
+                    return with_reason(
+                        sentence(StatusCode::BAD_GATEWAY, &failure.one_line()),
+                        &failure.message,
+                    );
                 }
             }
         };
@@ -280,7 +284,8 @@ fn plain_host(target: String) -> String {
 
 /// The same with a reason beside the status, which clients show that show nothing else.
 fn with_reason(mut reply: Reply, text: &str) -> Reply {
-    let plain: String = text.chars().filter(|letter| letter.is_ascii() && !letter.is_ascii_control()).collect();
+    let plain: String =
+        text.chars().filter(|letter| letter.is_ascii() && !letter.is_ascii_control()).collect();
     if let Ok(reason) = ReasonPhrase::try_from(plain.into_bytes()) {
         reply.extensions_mut().insert(reason);
     }

@@ -26,8 +26,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::alert::Alerting;
 use super::forward::{Answering, serve_http};
-use super::watch::{Watch, Watched};
 use super::tunnel::Destination;
+use super::watch::{Watch, Watched};
 use crate::client::stream::{Stream, Way};
 use crate::error::Failure;
 use crate::http::headers::{PROBLEM, WHOSE};

@@ -212,7 +212,9 @@ mod tests {
     #[test]
     fn what_this_machine_is_itself_needs_no_network() {
         let outside = |host: &str| Hop { host: host.to_owned(), port: 443, proxy: None }.is_outside();
-        for host in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "localhost", "a.localhost."] {
+        for host in
+            ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "localhost", "a.localhost."]
+        {
             assert!(!outside(host), "{host}");
         }
         for host in ["192.0.2.1", "2001:db8::1", "files.test", "localhost.test"] {
@@ -220,7 +222,9 @@ mod tests {
         }
         let hosts = "127.0.0.1 localhost\n# 10.0.0.1 no.test\n127.0.0.2\tMirror.test  alias # x.test\n";
         assert!(is_listed("mirror.test", hosts) && is_listed("alias", hosts));
-        assert!(!is_listed("no.test", hosts) && !is_listed("x.test", hosts) && !is_listed("127.0.0.2", hosts));
+        assert!(
+            !is_listed("no.test", hosts) && !is_listed("x.test", hosts) && !is_listed("127.0.0.2", hosts)
+        );
     }
 
     #[test]

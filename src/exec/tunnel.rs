@@ -85,7 +85,9 @@ impl Fault for TunnelFault {
 
     fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Network { .. } => "give this step a network, or take out of the command what asks for that host",
+            Self::Network { .. } => {
+                "give this step a network, or take out of the command what asks for that host"
+            }
             Self::Connect { .. } | Self::Deadline { .. } => {
                 "check the network of this container, and HTTPS_PROXY where a proxy is needed"
             }

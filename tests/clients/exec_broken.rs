@@ -53,8 +53,11 @@ fn assert_told(run: &Run) {
     for false_alarm in ["DO NOT MATCH", "tampered", "Read timed out", "BadZipFile", "is invalid"] {
         assert!(!all.contains(false_alarm), "{false_alarm}: {all}");
     }
-    let lines: Vec<&str> =
-        run.stderr.lines().filter(|line| line.starts_with("valetkey: ") && line.contains("broken off")).collect();
+    let lines: Vec<&str> = run
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("valetkey: ") && line.contains("broken off"))
+        .collect();
     let [line] = lines.as_slice() else { panic!("{all}") };
     assert!(line.contains(".whl was broken off in the middle: the daemon at "), "{line}");
     assert!(line.ends_with("see that the daemon runs where this was started, and run it again"), "{line}");

@@ -75,7 +75,9 @@ fn scripted(sandbox: &Sandbox, answer: &'static [u8]) {
             }
             if head.starts_with(b"GET /v1/grant ") {
                 let length = grant.len();
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+                );
                 let _ = stream.write_all(format!("{head}{grant}").as_bytes());
             } else {
                 let _ = stream.write_all(answer);
@@ -107,7 +109,9 @@ fn half_an_answer_never_looks_whole_whatever_says_its_length() {
             let script = format!("python3 {client} {url} {version}");
             let mut command = sandbox.valetkey();
             command.args(["exec", "--", "sh", "-c", &script]).env("PATH", real_path(&sandbox));
-            command.env("VALETKEY_SOCKET", sandbox.path("d.sock")).env("SSL_CERT_FILE", sandbox.path("ca.pem"));
+            command
+                .env("VALETKEY_SOCKET", sandbox.path("d.sock"))
+                .env("SSL_CERT_FILE", sandbox.path("ca.pem"));
             let run = sandbox.run(&mut command);
             assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{name} {url} {version}: {run:?}");
             assert!(run.stderr.contains("broken: "), "{name} {url} {version}: {run:?}");
@@ -133,7 +137,9 @@ fn an_answer_that_is_whole_ends_in_order() {
             let script = format!("python3 {client} {page} {version}; curl -sSI -o /dev/null {page}");
             let mut command = sandbox.valetkey();
             command.args(["exec", "--", "sh", "-c", &script]).env("PATH", real_path(&sandbox));
-            command.env("VALETKEY_SOCKET", sandbox.path("d.sock")).env("SSL_CERT_FILE", sandbox.path("ca.pem"));
+            command
+                .env("VALETKEY_SOCKET", sandbox.path("d.sock"))
+                .env("SSL_CERT_FILE", sandbox.path("ca.pem"));
             let run = sandbox.run(&mut command);
             assert_eq!(run.stdout, wanted, "{version}: {run:?}");
             assert!(!run.stderr.contains("broken"), "{run:?}");
@@ -272,16 +278,16 @@ fn a_listener_on_loopback_breaks_what_is_not_whole() {
     let sandbox = Sandbox::new();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let repository = sandbox.index().replace("/simple/", "");
-    sandbox.configure(&format!(
-        "[[listener]]\ntcp = \"127.0.0.1:{port}\"\nrepositories = [\"{repository}\"]\n"
-    ));
+    sandbox
+        .configure(&format!("[[listener]]\ntcp = \"127.0.0.1:{port}\"\nrepositories = [\"{repository}\"]\n"));
     sandbox.google.add_large_package("acme", "private", "acme-large", "1.0.0", 4 << 20);
     sandbox.google.registry_fault_always("/artifacts-downloads/", Fault::HalfThenSilence);
     let key = sandbox.service_account();
     let mut serve = sandbox.valetkey();
     let mut daemon = sandbox.serve_with(serve.env("GOOGLE_APPLICATION_CREDENTIALS", key));
     let middle = sandbox.path("home/middle");
-    let url = format!("http://127.0.0.1:{port}/registry/localhost:{}/acme/private/{WHEEL}", sandbox.google.port());
+    let url =
+        format!("http://127.0.0.1:{port}/registry/localhost:{}/acme/private/{WHEEL}", sandbox.google.port());
     let mut client = sandbox.command("/usr/bin/python3");
     client.args([trusting(&sandbox), url]).env("MIDDLE", &middle);
     let run = std::thread::scope(|scope| {

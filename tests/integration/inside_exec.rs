@@ -78,9 +78,7 @@ fn a_daemon_that_is_replaced_inside_of_exec_outlives_the_run() {
     assert_eq!(run.stdout, "ya29.other\n", "{run:?}");
     older.join().unwrap();
     let socket = sandbox.socket();
-    Sandbox::wait_until("the new one serves", || {
-        std::os::unix::net::UnixStream::connect(&socket).is_ok()
-    });
+    Sandbox::wait_until("the new one serves", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     let status = status(&sandbox);
     assert_eq!(status["daemon"]["proxy"], Value::Null, "{status}");
     // What was named before the run is named as ever.
@@ -195,7 +193,10 @@ fn a_run_inside_of_a_run_wires_its_command_and_undoes_both() {
 fn no_record_makes_more_of_the_environment_than_it_is() {
     let sandbox = with_package();
     let evil = sandbox.write("home/evil.json", &sandbox.google.authorized_user("evil@evil.test"));
-    let record = format!("1;GOOGLE_APPLICATION_CREDENTIALS=-:{0};VALETKEY_CREDENTIAL=-:{0};HOME=-:/evil", evil.display());
+    let record = format!(
+        "1;GOOGLE_APPLICATION_CREDENTIALS=-:{0};VALETKEY_CREDENTIAL=-:{0};HOME=-:/evil",
+        evil.display()
+    );
     for record in [record.as_str(), "1;HTTPS_PROXY=-:http://127.0.0.1:1", "", "%", ";;;=:=", "1;PATH=+"] {
         let mut token = sandbox.valetkey();
         token.args(["token", "--format", "json"]).env("VALETKEY_AUTO_START", "false");
@@ -234,7 +235,8 @@ fn circle(sandbox: &Sandbox, between: impl FnOnce(u16) -> u16) -> Circle<'_> {
     let script = "echo $HTTPS_PROXY; echo $SSL_CERT_FILE; read line; \
                   curl -sS -o /dev/null -w '%{http_code}\\n' \"$line\"; read line";
     let mut command = shell_in_exec(sandbox, script);
-    let mut run = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut run =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(run.stdout.take().unwrap());
     let mut line = String::new();
     out.read_line(&mut line).unwrap();

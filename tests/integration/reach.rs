@@ -23,9 +23,7 @@ fn run(network: &Network, variables: &[(&str, &str)], script: &str) -> Option<(R
     let daemon = RegistryDaemon::start(&sandbox);
     sandbox.write("home/resolv.conf", "nameserver 127.0.0.1\n");
     sandbox.write("home/hosts", "127.0.0.1 localhost near.test\n192.0.2.9 far-listed.test\n");
-    let script = format!(
-        "ask() {{ curl -sS -o /dev/null --max-time 60 https://$1/ 2>&1; }}\n{script}"
-    );
+    let script = format!("ask() {{ curl -sS -o /dev/null --max-time 60 https://$1/ 2>&1; }}\n{script}");
     sandbox.write("home/script", &script);
     let links = match network {
         Network::None => "",
@@ -79,7 +77,8 @@ fn a_step_without_network_is_told_so_at_once_and_no_name_is_looked_up() {
     let Some((run, questions)) = run(&Network::None, &[], script) else { return };
     assert_eq!(questions, 0, "{run:?}");
     for host in ["files.test:443", "other.test:8443", "192.0.2.7:443", "[2001:db8::1]:443"] {
-        let sentence = format!("cannot reach {host}: there is no network here, only loopback; give this step");
+        let sentence =
+            format!("cannot reach {host}: there is no network here, only loopback; give this step");
         assert_eq!(told(&run, &sentence), 1, "{host}: {run:?}");
     }
     // The client hears the same from the proxy, with the status.
@@ -105,7 +104,11 @@ fn a_proxy_that_a_step_without_network_cannot_reach_is_named_without_its_passwor
     let proxy = [("HTTPS_PROXY", "http://me:hunter2@corp.test:3128")];
     let Some((run, questions)) = run(&Network::None, &proxy, "ask files.test") else { return };
     assert_eq!(questions, 0, "{run:?}");
-    assert_eq!(told(&run, "cannot reach files.test:443 by the proxy corp.test:3128: there is no network"), 1, "{run:?}");
+    assert_eq!(
+        told(&run, "cannot reach files.test:443 by the proxy corp.test:3128: there is no network"),
+        1,
+        "{run:?}"
+    );
     assert!(!run.stderr.contains("hunter2") && !run.stdout.contains("hunter2"), "{run:?}");
 }
 
@@ -122,7 +125,8 @@ fn a_proxy_that_is_not_there_is_named() {
 fn a_name_server_that_does_not_answer_is_named_and_waited_for_once() {
     let script = "ask files.test; ask files.test; ask files.test";
     let Some((run, questions)) = run(&Network::Silent, &[], script) else { return };
-    let sentence = "cannot reach files.test:443: no name server of /etc/resolv.conf answers; check the network";
+    let sentence =
+        "cannot reach files.test:443: no name server of /etc/resolv.conf answers; check the network";
     assert_eq!(told(&run, sentence), 1, "{run:?}");
     // The C library asks twice for each of two kinds of address, and later tries do not ask again.
     assert!((1..=4).contains(&questions), "{questions}: {run:?}");
@@ -133,7 +137,8 @@ fn a_name_that_does_not_exist_is_told_as_that() {
     let script = "ask nowhere.test; ask nowhere.test:8443";
     let Some((run, questions)) = run(&Network::Silent, &[], script) else { return };
     for host in ["nowhere.test:443", "nowhere.test:8443"] {
-        let sentence = format!("cannot reach {host}: failed to lookup address information: Name or service not known");
+        let sentence =
+            format!("cannot reach {host}: failed to lookup address information: Name or service not known");
         assert_eq!(told(&run, &sentence), 1, "{run:?}");
     }
     assert!(questions >= 2, "{run:?}");
