@@ -165,11 +165,15 @@ fn without(path: &OsStr, directory: &Path) -> OsString {
     std::env::join_paths(left).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Whether it is a variable that wires a client. A run changes no other, and a record that speaks of another is none.
+/// Whether it is a variable that leads or wires. A run changes no other, and a record that speaks of another is none. What
+/// names an index is the command's alone, and may hold a password that the run has taken from it.
 fn may_change(name: &OsStr) -> bool {
     let Some(text) = name.to_str() else { return false };
     let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    is_name && !OTHERS.contains(&text) && !FAMILIES.iter().any(|family| text.starts_with(family))
+    is_name
+        && !OTHERS.contains(&text)
+        && !FAMILIES.iter().any(|family| text.starts_with(family))
+        && !INDEXES.iter().any(|word| text.contains(word))
 }
 
 /// As one word of ASCII, without what separates entries.
@@ -219,6 +223,7 @@ const FAMILIES: [&str; 11] = [
     "LISTEN_",
     "NOTIFY_",
 ];
+const INDEXES: [&str; 2] = ["INDEX", "FIND_LINKS"];
 const LONGEST_VALUE: usize = 32 << 10;
 const LONGEST_RECORD: usize = 96 << 10;
 
@@ -284,6 +289,14 @@ mod tests {
         for text in ["", "2;HTTPS_PROXY=-:x", "{}", "1;;=;HTTPS_PROXY", "1;PATH=+/bin"] {
             assert_eq!(restored(now.clone(), OsStr::new(text)), now, "{text}");
         }
+    }
+
+    #[test]
+    fn an_index_that_was_taken_from_the_command_is_in_no_record() {
+        let before =
+            variables(&[("PIP_INDEX_URL", "https://me:hunter2@private.test/"), ("UV_INDEX", "a=hunter2")]);
+        let after = variables(&[("PIP_INDEX_URL", "http://127.0.0.1:1/"), ("PIP_FIND_LINKS", "/empty")]);
+        assert_eq!(write(&before, &after), VERSION);
     }
 
     #[test]
