@@ -30,8 +30,8 @@ pub fn restore() {
     let changes = before::undo(&given);
     if !changes.is_empty() {
         sys::change_environment(&changes);
-        let changed = changes.into_keys().filter(|name| name != before::RECORD);
-        let _ = GIVEN.set(changed.map(|name| (name.clone(), given.get(&name).cloned())).collect());
+        let names = changes.into_keys().filter(|name| name != before::RECORD);
+        let _ = GIVEN.set(names.map(|name| (name.clone(), given.get(&name).cloned())).collect());
     }
 }
 

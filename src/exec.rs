@@ -4,6 +4,7 @@
 //! In this order: find the daemon and ask what it grants; make a certificate authority for this run and a directory in
 //! memory; take the port; set the environment; run the command and serve it until it ends; leave nothing behind.
 
+mod alert;
 pub mod authority;
 pub mod bundle;
 pub mod child;

@@ -152,7 +152,8 @@ impl Routes {
             Some(Route::Ready) => {
                 reply(StatusCode::SERVICE_UNAVAILABLE, "application/json", r#"{"ready":false}"#)
             }
-            Some(Route::Proxied(way)) => self.make(daemon, grant, peer, way, request).await,
+            // The largest of all, by far.
+            Some(Route::Proxied(way)) => Box::pin(self.make(daemon, grant, peer, way, request)).await,
             Some(Route::Grant) => json_reply(describe(daemon, grant).to_string()),
             Some(Route::Open) => self.open(daemon, peer, request).await,
             None => problem(&nothing_here()),

@@ -62,14 +62,13 @@ pub(super) fn write(before: &Variables, after: &Variables) -> OsString {
 
 /// What has to change so that everything is as it was before the run, or nothing where there was none.
 pub(super) fn undo(variables: &Variables) -> Changes {
-    let place = place(variables);
-    let mut changes = match (variables.get(OsStr::new(RECORD)), &place) {
-        (Some(record), _) => read(record, variables),
-        (None, Some(Place::Living(record))) => read(record, variables),
-        (None, Some(Place::Dead)) => forget(variables),
-        (None, None) => return Changes::new(),
+    let carried = variables.get(OsStr::new(RECORD));
+    let mut changes = match carried.map(|record| Place::Living(record.clone())).or_else(|| place(variables)) {
+        Some(Place::Living(record)) => read(&record, variables),
+        Some(Place::Dead) => forget(variables),
+        None => return Changes::new(),
     };
-    if variables.contains_key(OsStr::new(RECORD)) {
+    if carried.is_some() {
         changes.insert(RECORD.into(), None);
     }
     changes
@@ -121,8 +120,8 @@ enum Place {
 }
 
 fn place(variables: &Variables) -> Option<Place> {
-    let bundles = CERTIFICATES.iter().filter_map(|name| variables.get(OsStr::new(name)));
-    let directory = bundles.filter_map(|bundle| run_directory(Path::new(bundle))).next()?;
+    let mut bundles = CERTIFICATES.iter().filter_map(|name| variables.get(OsStr::new(name)));
+    let directory = bundles.find_map(|bundle| run_directory(Path::new(bundle)))?;
     let own = directory.symlink_metadata().ok().filter(|data| {
         let owner = data.uid();
         data.is_dir()
@@ -143,8 +142,8 @@ fn place(variables: &Variables) -> Option<Place> {
 /// `/dev/shm/valetkey-XXXXXX` of `/dev/shm/valetkey-XXXXXX/ca-0.pem`, and the same in the other places that every system
 /// has: others may lie on file systems that do not answer.
 fn run_directory(bundle: &Path) -> Option<&Path> {
-    let is_bundle = |name: &str| name.starts_with("ca-") && name.ends_with(".pem");
-    bundle.file_name()?.to_str().filter(|name| is_bundle(name))?;
+    let number = bundle.file_name()?.to_str()?.strip_prefix("ca-")?.strip_suffix(".pem")?;
+    number.parse::<u8>().ok()?;
     let directory = bundle.parent()?;
     let is_run = directory.file_name()?.to_str()?.starts_with("valetkey-");
     (is_run && PLACES.map(Path::new).contains(&directory.parent()?)).then_some(directory)
@@ -166,11 +165,15 @@ fn without(path: &OsStr, directory: &Path) -> OsString {
     std::env::join_paths(left).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Whether it is a variable that wires a client. A run changes no other, and a record that speaks of another is none.
+/// Whether it is a variable that leads or wires. A run changes no other, and a record that speaks of another is none. What
+/// names an index is the command's alone, and may hold a password that the run has taken from it.
 fn may_change(name: &OsStr) -> bool {
     let Some(text) = name.to_str() else { return false };
     let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    is_name && !OTHERS.contains(&text) && !FAMILIES.iter().any(|family| text.starts_with(family))
+    is_name
+        && !OTHERS.contains(&text)
+        && !FAMILIES.iter().any(|family| text.starts_with(family))
+        && !INDEXES.iter().any(|word| text.contains(word))
 }
 
 /// As one word of ASCII, without what separates entries.
@@ -220,6 +223,7 @@ const FAMILIES: [&str; 11] = [
     "LISTEN_",
     "NOTIFY_",
 ];
+const INDEXES: [&str; 2] = ["INDEX", "FIND_LINKS"];
 const LONGEST_VALUE: usize = 32 << 10;
 const LONGEST_RECORD: usize = 96 << 10;
 
@@ -285,6 +289,14 @@ mod tests {
         for text in ["", "2;HTTPS_PROXY=-:x", "{}", "1;;=;HTTPS_PROXY", "1;PATH=+/bin"] {
             assert_eq!(restored(now.clone(), OsStr::new(text)), now, "{text}");
         }
+    }
+
+    #[test]
+    fn an_index_that_was_taken_from_the_command_is_in_no_record() {
+        let before =
+            variables(&[("PIP_INDEX_URL", "https://me:hunter2@private.test/"), ("UV_INDEX", "a=hunter2")]);
+        let after = variables(&[("PIP_INDEX_URL", "http://127.0.0.1:1/"), ("PIP_FIND_LINKS", "/empty")]);
+        assert_eq!(write(&before, &after), VERSION);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use rustls::ServerConfig;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::alert::Alerting;
 use super::forward::{Answering, serve_http};
 use super::tunnel::Destination;
 use super::watch::{Watch, Watched};
@@ -208,6 +209,7 @@ pub(super) async fn serve(
     let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME, TlsAcceptor::from(config).accept(stream)).await else {
         return;
     };
+    let whole = unfinished.clone();
     let handle = move |request: Request<Incoming>| -> Answering {
         let (to, courier, unfinished) = (to.clone(), Arc::clone(&courier), unfinished.clone());
         Box::pin(async move {
@@ -223,7 +225,7 @@ pub(super) async fn serve(
             }
         })
     };
-    serve_http(Box::new(stream), Box::new(handle)).await;
+    serve_http(Box::new(Alerting::new(stream, whole)), Box::new(handle)).await;
 }
 
 /// Where a request goes at the daemon. It has to be for the host that the connection was opened to.

@@ -1,6 +1,6 @@
 //! The directory of one run: private, and in memory where there is a file system in memory, so that what a killed run
-//! leaves behind is in no layer of an image. It holds certificates and a link, and no secret. The next run removes what
-//! killed ones have left.
+//! leaves behind is in no layer of an image. It holds certificates, a link and what was in the environment before, and no
+//! secret of ours. The next run removes what killed ones have left.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

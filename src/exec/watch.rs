@@ -80,27 +80,27 @@ pub(super) struct Watched {
     body: Answer,
     watch: Watch,
     waiting: Patience,
-    /// The daemon is being asked whether it is there, or was in this wait.
-    asking: Option<Option<Asking>>,
+    asking: Option<Asking>,
+    /// Asked in this wait whether the daemon is there.
+    asked: bool,
 }
 
 type Asking = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Watched {
     pub(super) fn new(body: Answer, watch: Watch) -> Self {
-        Self { body, watch, waiting: Patience::default(), asking: None }
+        Self { body, watch, waiting: Patience::default(), asking: None, asked: false }
     }
 
     /// Nothing has come yet.
     fn wait(&mut self, context: &mut Context<'_>) {
-        if self.asking.is_none() && self.waiting.poll(QUIET, context).is_ready() {
+        if !self.asked && self.waiting.poll(QUIET, context).is_ready() {
+            self.asked = true;
             let asking = ask(Arc::clone(&self.watch.courier), self.watch.shown.clone());
-            self.asking = Some(Some(Box::pin(asking)));
+            self.asking = Some(Box::pin(asking));
         }
-        if let Some(asking) = &mut self.asking
-            && asking.as_mut().is_some_and(|asking| asking.as_mut().poll(context).is_ready())
-        {
-            *asking = None;
+        if self.asking.as_mut().is_some_and(|asking| asking.as_mut().poll(context).is_ready()) {
+            self.asking = None;
         }
     }
 }
@@ -127,7 +127,7 @@ impl Body for Watched {
             }
             Poll::Ready(other) => {
                 this.waiting.met();
-                this.asking = None;
+                (this.asking, this.asked) = (None, false);
                 Poll::Ready(other.map(|frame| frame.map_err(BoxError::from)))
             }
         }

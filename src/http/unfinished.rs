@@ -1,8 +1,8 @@
 //! A TCP connection on which an answer that was not finished cannot be taken for one that was.
 //!
-//! Many clients take the end of a connection for the end of the answer, whatever length was promised: Python hides an
-//! end that TLS did not announce, and an old pip then speaks of a file that somebody has tampered with. So a connection
-//! that goes in the middle of an answer is reset, which no client overlooks, also where this process is killed.
+//! Many clients take the end of a connection for the end of the answer, whatever length was promised, and an old pip then
+//! speaks of a file that somebody has tampered with. So a connection that goes in the middle of an answer is reset, also
+//! where this process is killed.
 
 use std::io;
 use std::pin::Pin;
@@ -31,7 +31,13 @@ impl Unfinished {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn is_any(&self) -> bool {
+    /// The other side has been told otherwise.
+    pub fn forgive(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_any(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 }

@@ -22,6 +22,7 @@ mod clock;
 mod confusion;
 mod doctor;
 mod exec;
+mod exec_broken;
 mod pages;
 mod pip;
 mod pip_mid_run;

@@ -149,11 +149,21 @@ fn in_the_middle<'a>(
     build: impl FnOnce() -> Built + Send,
     act: impl FnOnce(Daemon<'a>) -> Option<Daemon<'a>>,
 ) -> Built {
-    let google = &scene.sandbox.google;
-    google.add_large_package("acme", "private", "acme-large", "1.0.0", LARGE);
     // Without a strong validator nothing may be resumed.
     let validator = Fault::Headers(vec![("etag", "\"the-only-one\"")]);
-    google.registry_fault_always("/artifacts-downloads/", validator);
+    in_the_middle_of(scene, validator, build, act)
+}
+
+/// The same with a download that the registry gives in this way.
+pub(super) fn in_the_middle_of<'a>(
+    scene: &'a Scene,
+    given: Fault,
+    build: impl FnOnce() -> Built + Send,
+    act: impl FnOnce(Daemon<'a>) -> Option<Daemon<'a>>,
+) -> Built {
+    let google = &scene.sandbox.google;
+    google.add_large_package("acme", "private", "acme-large", "1.0.0", LARGE);
+    google.registry_fault_always("/artifacts-downloads/", given);
     scene.sandbox.stop();
     let daemon = scene.serve();
     std::thread::scope(|scope| {
@@ -234,7 +244,7 @@ fn a_step_of_docker_ends_with_a_sentence_when_the_daemon_does_not_come_back() {
         },
     );
     assert_ne!(built.code, Some(0), "{}", built.log);
-    assert!(built.log.contains("valetkey: "), "{}", built.log);
+    assert!(built.log.contains(".whl was broken off in the middle: "), "{}", built.log);
     scene.hunt_in(&built, engine.stores());
 }
 
@@ -256,7 +266,7 @@ fn a_step_of_buildah_ends_with_a_sentence_when_the_daemon_is_killed_in_its_middl
         },
     );
     assert_ne!(built.code, Some(0), "{}", built.log);
-    assert!(built.log.contains("valetkey: "), "{}", built.log);
+    assert!(built.log.contains(".whl was broken off in the middle: "), "{}", built.log);
     scene.hunt_in(&built, buildah.stores());
 }
 

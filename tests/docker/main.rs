@@ -34,6 +34,7 @@ mod image;
 mod leaks;
 mod lifetimes;
 mod locked;
+mod lost;
 mod names;
 mod readme;
 mod remote;

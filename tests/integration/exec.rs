@@ -395,7 +395,10 @@ fn no_private_key_is_in_a_file_and_nothing_is_left() {
     for file in files.iter().filter(|file| file.metadata().is_ok_and(|data| data.is_file() && data.len() > 0))
     {
         let text = fs::read_to_string(file).unwrap();
-        assert!(text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE"), "{}", file.display());
+        let expected = if file.ends_with("before") { "HTTPS_PROXY=" } else { "BEGIN CERTIFICATE" };
+        assert!(text.contains(expected) && !text.contains("PRIVATE"), "{}", file.display());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+        assert!(mode & 0o022 == 0 && (mode & 0o077 == 0 || !file.ends_with("before")), "{mode:o}");
     }
     drop(held);
     assert!(!place.exists());

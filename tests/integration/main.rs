@@ -27,6 +27,7 @@ mod daemon;
 mod delegation;
 mod doctor;
 mod exec;
+mod exec_broken;
 mod exec_terminal;
 mod existence;
 mod google_login;
