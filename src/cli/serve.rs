@@ -238,7 +238,7 @@ fn start_tracing(log: Log, level: LogLevel) {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    // Others may log what we would not: gcp_auth prints whole bodies at WARN.
+    // Others may log what we would not.
     let targets = Targets::new().with_default(LevelFilter::ERROR).with_target("valetkey", level);
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(log);
     let _ = tracing_subscriber::registry().with(targets).with(lines).try_init();
