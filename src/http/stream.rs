@@ -13,10 +13,9 @@ use std::time::Duration;
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use hyper::{Method, Request, Response, Uri};
 use tokio::time::{Instant, timeout, timeout_at};
-use tower_service::Service;
 
 use super::body::{Body, Progress};
-use super::client::{HttpClient, HttpFault, begin, broken, host_of, to_origin_form, unconnected};
+use super::client::{HttpClient, HttpFault, begin, broken, host_of, to_origin_form};
 use super::patience::Patience;
 use super::pool::{Connection, Key, Pool};
 use crate::secret::Fingerprint;
@@ -54,10 +53,8 @@ impl HttpClient {
     }
 
     async fn connect(&self, uri: &Uri, host: &str, key: Key) -> Result<Line, HttpFault> {
-        let mut connector = self.secure_connector(uri)?;
-        let opened = timeout(CONNECT, connector.call(uri.clone())).await;
         let late = |_| HttpFault::Deadline { host: host.to_owned(), waited: CONNECT };
-        let stream = opened.map_err(late)?.map_err(|error| unconnected(host, error.as_ref()))?;
+        let stream = timeout(CONNECT, self.open(uri)).await.map_err(late)??;
         let connection = begin(stream, host, self.piece()).await?;
         Ok(Line { connection, key, pool: Arc::clone(self.pool()) })
     }

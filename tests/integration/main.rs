@@ -48,6 +48,7 @@ mod remedies;
 mod socket_directory;
 mod token_endpoint;
 mod token_file;
+mod trust;
 mod vault;
 mod vault_crash;
 mod whose;
