@@ -46,10 +46,10 @@ impl CredentialFile {
     pub fn read(path: &Path, endpoints: &Endpoints) -> Result<Self, SourceFault> {
         let text = read_regular(path, LARGEST)
             .map_err(|source| SourceFault::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(path, Secret::new(text), endpoints)
+        Self::parse(path, &Secret::new(text), endpoints)
     }
 
-    fn parse(path: &Path, text: Secret, endpoints: &Endpoints) -> Result<Self, SourceFault> {
+    fn parse(path: &Path, text: &Secret, endpoints: &Endpoints) -> Result<Self, SourceFault> {
         let malformed =
             |problem: &str| SourceFault::Malformed { path: path.to_owned(), problem: problem.into() };
         if text.expose().trim().is_empty() {

@@ -31,7 +31,7 @@ pub async fn mint(
     path: &Path,
     request: Request,
 ) -> Result<AccessToken, SourceFault> {
-    let assertion = assertion(world, key, request).map_err(|fault| fault.of(path))?;
+    let assertion = assertion(world, key, &request).map_err(|fault| fault.of(path))?;
     let form = [("grant_type", GRANT), ("assertion", assertion.expose())];
     let what = format!("the key of {}", crate::error::printable(&key.email));
     let remedy = format!(
@@ -43,6 +43,7 @@ pub async fn mint(
         url: &key.token_uri,
         form: &form,
         until: request.until,
+        asked: Some(&request),
         what: &what,
         remedy: &remedy,
         repeats: true,
@@ -74,7 +75,7 @@ impl KeyFault {
 }
 
 /// RFC 7523 section 3, in the form that Google documents.
-fn assertion(world: &World, key: &ServiceAccountKey, request: Request) -> Result<Secret, KeyFault> {
+fn assertion(world: &World, key: &ServiceAccountKey, request: &Request) -> Result<Secret, KeyFault> {
     let signer = signer(key.private_key.expose())?;
     let now = between(UNIX_EPOCH, world.clock.now());
     let issued = now.saturating_sub(SKEW);

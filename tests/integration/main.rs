@@ -45,6 +45,7 @@ mod passing_on;
 mod patience;
 mod peers;
 mod remedies;
+mod slow_sources;
 mod socket_directory;
 mod token_endpoint;
 mod token_file;

@@ -15,7 +15,7 @@ use super::stand_in::Fault;
 const PAGE: &str = "/acme/private/simple/acme-hello/";
 
 /// Where Debian and its kin put libfaketime: below a directory named after the architecture.
-fn hurry() -> Option<PathBuf> {
+pub(super) fn hurry() -> Option<PathBuf> {
     let entries = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let found = entries.map(|entry| entry.path().join("faketime/libfaketime.so.1")).find(|it| it.exists());
     assert!(found.is_some() || !is_ci(), "CI has libfaketime");
