@@ -13,4 +13,5 @@ pub mod proxy;
 pub mod server;
 pub mod stream;
 pub mod trust;
+pub mod waiting;
 pub mod wide;
