@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::environment::Environment;
+use crate::environment::{self, Environment};
 use crate::error::{Failure, Kind};
 use crate::paths::called_name;
 use crate::sys;
@@ -149,6 +149,7 @@ enum Format {
 /// Runs the program with these arguments, the name first.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
+    environment::restore();
     sys::keep_lookups_inside();
     let face = called_name(arguments.first().map(OsString::as_os_str));
     if face == b"keyring" {

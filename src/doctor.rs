@@ -72,7 +72,7 @@ pub fn examine(client: &Client, url: Option<&str>, tell: &mut dyn FnMut(Finding)
     runtime.block_on(logins::examine(client, tell));
     runtime.block_on(sources(client, tell));
     runtime.block_on(network(client, tell));
-    for finding in pip::examine(&client.environment) {
+    for finding in pip::examine(&client.environment.as_given()) {
         tell(finding);
     }
     if let Some(url) = url {

@@ -10,7 +10,9 @@ pub mod child;
 pub mod forward;
 pub mod intercept;
 pub mod place;
+pub mod reach;
 pub mod tunnel;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::io;
@@ -31,6 +33,7 @@ use crate::client::granted::{Granted, Proxied};
 use crate::client::locate::Carrier;
 use crate::client::stream::Way;
 use crate::clock::Clock;
+use crate::environment::before::RECORD;
 use crate::error::{Failure, Kind, printable};
 use crate::http::proxy::ProxyConnector;
 use crate::http::server::failure_from_problem;
@@ -252,6 +255,10 @@ fn wire(
         let url = format!("http://127.0.0.1:{port}{path}");
         wiring = wiring.and(index::index(&url, &place.empty()?));
         wiring.notes.extend(index_warnings(order));
+    }
+    let wiring = wiring.recorded(environment);
+    if let Some(record) = wiring.value(RECORD) {
+        place.keep(record)?;
     }
     Ok(wiring)
 }

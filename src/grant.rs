@@ -4,6 +4,7 @@
 //! A proxy grant is confined to repositories. It is compared with what was read from the path of a request, name by
 //! name, so that `acme/private` says nothing about `acme/private-too`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use thiserror::Error;
@@ -11,7 +12,7 @@ use thiserror::Error;
 use crate::ask::{Access, Whose};
 use crate::error::{Failure, Fault, Kind};
 use crate::registry::request::{location, repository_of_host};
-use crate::registry::{Format, Hosts, Registry};
+use crate::registry::{self, Format, Hosts, Registry};
 
 /// What one listener gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,26 +277,27 @@ impl Pattern {
             let segments: Vec<&str> = text.strip_suffix('/').unwrap_or(text).split('/').collect();
             let [place, project, name] = segments.as_slice() else { return Err(shape()) };
             let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            if place.is_empty() || !place.bytes().all(letters) || !is_name(project) || !is_name(name) {
+            let project = project_name(project).ok_or_else(shape)?;
+            if place.is_empty() || !place.bytes().all(letters) || !is_name(name) {
                 return Err(shape());
             }
             let place = Place::Location((*place).to_owned());
-            return Ok(Self { place, project: (*project).to_owned(), name: (*name).to_owned() });
+            return Ok(Self { place, project, name: (*name).to_owned() });
         };
-        if scheme != "https" || address.contains(['?', '#', '@', '%']) {
+        if scheme != "https" || address.contains(['?', '#', '@']) {
             return Err(shape());
         }
         let (host, path) = address.split_once('/').ok_or_else(shape)?;
         let registry = hosts.resolve(host).map_err(|_| PatternFault::Foreign(text.to_owned()))?;
         let mut segments = path.split('/');
-        let project = segments.next().filter(|project| is_name(project)).ok_or_else(shape)?;
+        let project = segments.next().and_then(project_name).ok_or_else(shape)?;
         let name = repository_of_host(&registry.host).or_else(|| segments.next());
         let name = name.filter(|name| is_name(name)).ok_or_else(shape)?.to_owned();
         // What people copy: the repository itself, or its index.
         if !matches!(segments.collect::<Vec<_>>().as_slice(), [] | ["" | "simple"] | ["simple", ""]) {
             return Err(shape());
         }
-        Ok(Self { place: Place::Host(registry.host), project: project.to_owned(), name })
+        Ok(Self { place: Place::Host(registry.host), project, name })
     }
 
     fn covers(&self, registry: &Registry) -> bool {
@@ -332,6 +334,11 @@ fn address(host: &str, project: &str, name: &str) -> String {
         Some(_) => format!("https://{host}/{project}"),
         None => format!("https://{host}/{project}/{name}"),
     }
+}
+
+/// A project, with its colon written plainly.
+fn project_name(segment: &str) -> Option<String> {
+    registry::project(segment).filter(|project| is_name(project)).map(Cow::into_owned)
 }
 
 /// A project or a repository, which begins with a letter or digit.
@@ -388,6 +395,13 @@ mod tests {
         assert!(read(&host, "localhost:8443/acme/private/simple/"));
         assert!(!read(&host, "us-npm.pkg.dev/acme/private/x"));
         assert!(read(&["https://gcr.io/acme"], "gcr.io/v2/acme/app/manifests/1"));
+        for written in
+            ["us/acme.example:p/private", "https://us-python.pkg.dev/acme.example%3Ap/private/simple/"]
+        {
+            assert!(read(&[written], "us-python.pkg.dev/acme.example%3Ap/private/simple/"), "{written}");
+            assert!(read(&[written], "us-python.pkg.dev/acme.example:p/private/simple/"), "{written}");
+            assert!(!read(&[written], "us-python.pkg.dev/p/private/simple/"), "{written}");
+        }
         assert!(read(&["us/acme/gcr.io"], "gcr.io/v2/acme/app/manifests/1"));
         assert!(!read(&["us/acme/gcr.io"], "gcr.io/v2/acme-too/app/manifests/1"));
     }

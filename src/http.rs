@@ -13,5 +13,6 @@ pub mod proxy;
 pub mod server;
 pub mod stream;
 pub mod trust;
+pub mod unfinished;
 pub mod waiting;
 pub mod wide;

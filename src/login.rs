@@ -26,7 +26,7 @@ use crate::config::{OauthClient, VaultChoice};
 use crate::error::{Failure, Fault, Kind};
 use crate::google::accounts::{AccountsFault, Login};
 use crate::google::source::{SourceFault, World};
-use crate::login::callback::{Callback, Loopback, Wrong};
+use crate::login::callback::{Callback, Event, Loopback, Open, Wrong};
 use crate::login::exchange::Attempt;
 use crate::login::page::Page;
 use crate::vault::{Vault, VaultFault, Vaults};
@@ -49,9 +49,9 @@ pub enum SignInFault {
     /// The person said no, or an administrator did.
     #[error("the sign-in was refused: {0}")]
     Refused(String),
-    /// Nobody finished it.
+    /// Nobody finished it, or only somebody whose browser may not.
     #[error("nobody signed in within five minutes")]
-    TimedOut,
+    TimedOut { refused: bool },
     /// A box on the consent page.
     #[error("the sign-in was finished without the permission {0}")]
     Unticked(String),
@@ -101,7 +101,7 @@ impl Fault for SignInFault {
             | Self::OtherAccount { .. }
             | Self::Unnamed(_) => Kind::Refused,
             Self::NothingToAdopt(_) | Self::NoLogin(_) | Self::NobodyIsSignedIn => Kind::NotFound,
-            Self::TimedOut => Kind::Deadline,
+            Self::TimedOut { .. } => Kind::Deadline,
             Self::NoRefreshToken => Kind::Upstream,
             Self::Source(fault) => fault.kind(),
             Self::Vault(fault) => fault.kind(),
@@ -117,7 +117,10 @@ impl Fault for SignInFault {
             }
             Self::Listen(_) | Self::Random => "look at what limits this process".to_owned(),
             Self::Refused(_) => "run `valetkey login` again and choose to allow it".to_owned(),
-            Self::TimedOut => "run `valetkey login` again".to_owned(),
+            Self::TimedOut { refused: false } => "run `valetkey login` again".to_owned(),
+            Self::TimedOut { refused: true } => {
+                "run `valetkey login --no-browser` and paste the address that the browser ends at".to_owned()
+            }
             Self::Unticked(_) => "run `valetkey login` again and tick every box on the page".to_owned(),
             Self::NoRefreshToken => "check that the client is of the type \"Desktop app\"".to_owned(),
             Self::OtherAccount { .. } => {
@@ -149,6 +152,8 @@ pub struct Wish {
     pub vault: VaultChoice,
     /// Open a browser here; else the address is printed and an answer may be pasted.
     pub browser: bool,
+    /// A person is at a terminal, and may paste an answer even while a browser is open here.
+    pub person: bool,
 }
 
 /// What a person is told on the way.
@@ -160,6 +165,8 @@ pub enum Step<'a> {
     NoKeychain(&'a VaultFault),
     /// The address to open; whether a browser was asked to; and whether an answer may be pasted.
     Open { url: &'a str, opened: Result<(), &'a str>, paste: bool },
+    /// A browser came back, of the user with this uid or of one whom nobody can tell, and was not heard.
+    Refused { uid: Option<u32>, paste: bool },
     /// What was pasted is not the answer.
     BadPaste(&'static str),
     /// Somebody answered; the code is being exchanged.
@@ -187,15 +194,9 @@ pub async fn sign_in(
     let url = attempt.url(world.endpoints.authorization());
     let opened =
         if wish.browser { browser::open(&world.environment, &url).await } else { Err(String::new()) };
-    let paste = opened.is_err();
+    let paste = opened.is_err() || wish.person;
     tell(Step::Open { url: &url, opened: opened.as_ref().copied().map_err(String::as_str), paste });
-    let callback = tokio::select! {
-        callback = open.next() => callback,
-        callback = from_paste(&mut pasted, &attempt, tell), if paste => callback,
-        () = tokio::time::sleep_until(until) => {
-            return Err(SignInFault::TimedOut);
-        }
-    };
+    let callback = first_answer(&mut open, paste.then_some(&mut pasted), &attempt, tell, until).await?;
     let outcome = match callback {
         Callback::Code(code) => {
             tell(Step::Answered);
@@ -214,23 +215,47 @@ pub async fn sign_in(
     outcome
 }
 
-/// The first pasted line that is an answer to this very attempt.
-async fn from_paste(
-    pasted: &mut mpsc::Receiver<String>,
+/// The first answer to this very attempt, from a browser or by paste.
+async fn first_answer(
+    open: &mut Open,
+    mut pasted: Option<&mut mpsc::Receiver<String>>,
     attempt: &Attempt,
     tell: &mut (dyn FnMut(Step<'_>) + Send),
-) -> Callback {
-    while let Some(line) = pasted.recv().await {
+    until: Instant,
+) -> Result<Callback, SignInFault> {
+    let (paste, mut refused) = (pasted.is_some(), false);
+    loop {
+        let line = async {
+            match &mut pasted {
+                Some(pasted) => pasted.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let line = tokio::select! {
+            event = open.next() => match event {
+                Event::Answered(callback) => return Ok(callback),
+                Event::Refused(uid) => {
+                    refused = true;
+                    tell(Step::Refused { uid, paste });
+                    continue;
+                }
+            },
+            line = line => line,
+            () = tokio::time::sleep_until(until) => return Err(SignInFault::TimedOut { refused }),
+        };
+        // Nobody can paste any more; the browser may still come.
+        let Some(line) = line else {
+            pasted = None;
+            continue;
+        };
         match callback::from_address(&line, &attempt.redirect, &attempt.state) {
-            Ok(callback) => return callback,
+            Ok(callback) => return Ok(callback),
             Err(Wrong::State) => tell(Step::BadPaste("that address belongs to another sign-in")),
             Err(Wrong::Shape) => tell(Step::BadPaste(
                 "that is not the address that the browser ended at; it begins with http://127.0.0.1",
             )),
         }
     }
-    // Nobody can paste any more; the browser may still come.
-    std::future::pending().await
 }
 
 /// From the code to a login that is kept.

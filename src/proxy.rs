@@ -18,11 +18,12 @@ pub mod target;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hyper::body::{Body as HttpBody, Bytes};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode, Uri};
+use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
 use url::{Position, Url};
 
@@ -33,6 +34,7 @@ use crate::error::{Failure, Fault, Kind};
 use crate::grant::ProxyGrant;
 use crate::http::body::{Body, BoxError, Progress};
 use crate::http::client::HttpClient;
+use crate::http::headers::MADE_BY;
 use crate::http::stream::Download;
 use crate::registry::request::{is_public_key, is_version_check};
 use crate::registry::{Format, Hosts, Registry};
@@ -60,6 +62,8 @@ pub struct Proxy {
     tokens: Tokens,
     /// Where files may be sent on to, beside Cloud Storage.
     redirect_hosts: Arc<[String]>,
+    /// By which a request is known that was made here before.
+    mark: HeaderValue,
 }
 
 /// What became of a request, for its sender and for the audit line.
@@ -93,6 +97,9 @@ pub enum ProxyFault {
     /// Where a download was sent on to, or a key that everybody may read.
     #[error("{host} asks for a credential where valetkey sends none")]
     Closed { host: String },
+    /// The environment of the daemon names a proxy that leads to itself: it was started inside of `valetkey exec`.
+    #[error("this daemon's own request came back to it by the proxy that its environment names")]
+    Circle,
     /// The registry refused the token after the body of an upload had begun.
     #[error("{host} refused the token in the middle of an upload")]
     Interrupted { host: String },
@@ -102,6 +109,7 @@ impl Fault for ProxyFault {
     fn kind(&self) -> Kind {
         match self {
             Self::Method(_) => Kind::Refused,
+            Self::Circle => Kind::Configuration,
             Self::Body(_) => Kind::Usage,
             Self::Unauthorized { .. } | Self::Closed { .. } | Self::Interrupted { .. } => Kind::Upstream,
         }
@@ -110,6 +118,10 @@ impl Fault for ProxyFault {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Unauthorized { .. } => Some("run `valetkey doctor` where the daemon runs".to_owned()),
+            Self::Circle => Some(
+                "run `valetkey stop`, and start the daemon where HTTPS_PROXY does not lead to `valetkey exec`"
+                    .to_owned(),
+            ),
             Self::Interrupted { .. } => Some("upload again: the token has been renewed".to_owned()),
             Self::Method(_) | Self::Body(_) | Self::Closed { .. } => None,
         }
@@ -119,7 +131,7 @@ impl Fault for ProxyFault {
 impl Proxy {
     #[must_use]
     pub fn new(http: HttpClient, hosts: Hosts, tokens: Tokens, redirect_hosts: Vec<String>) -> Self {
-        Self { http, hosts: Arc::new(hosts), tokens, redirect_hosts: redirect_hosts.into() }
+        Self { http, hosts: Arc::new(hosts), tokens, redirect_hosts: redirect_hosts.into(), mark: mark() }
     }
 
     /// Makes one request within a grant. Its target is the path and query from `/registry/` on.
@@ -152,6 +164,9 @@ impl Proxy {
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let (head, body) = request.into_parts();
+        if head.headers.get_all(MADE_BY).iter().any(|by| *by == self.mark) {
+            return Err(ProxyFault::Circle.into());
+        }
         // A target in absolute form has a host of its own, which nobody has checked.
         let path = head.uri.path_and_query().filter(|_| head.uri.authority().is_none());
         let target = Target::parse(path.map_or("", |path| path.as_str()), &self.hosts)?;
@@ -205,7 +220,10 @@ impl Proxy {
         let (mut renewed, mut hops) = (false, 0);
         loop {
             let sent = token.as_ref().filter(|_| hop.with_token);
-            let request = errand.request(&hop, sent, body.take())?;
+            let mut request = errand.request(&hop, sent, body.take())?;
+            if self.http.is_by_loopback(request.uri()) {
+                request.headers_mut().insert(MADE_BY, self.mark.clone());
+            }
             let answer = self.http.stream(request, sent.map(|token| token.fingerprint)).await?;
             if let Some(sent) = sent.filter(|_| answer.status() == StatusCode::UNAUTHORIZED) {
                 let host = target.registry.host.clone();
@@ -303,6 +321,19 @@ impl Proxy {
         }
         Ok(())
     }
+}
+
+/// A word that no other daemon has.
+fn mark() -> HeaderValue {
+    static MARK: OnceLock<HeaderValue> = OnceLock::new();
+    let new = || {
+        let mut bytes = [0; 16];
+        // Without random bytes the number of the process has to do.
+        let random = SystemRandom::new().fill(&mut bytes).is_ok();
+        let word = if random { u128::from_ne_bytes(bytes) } else { std::process::id().into() };
+        HeaderValue::from_str(&format!("{word:032x}")).unwrap_or_else(|_| HeaderValue::from_static("?"))
+    };
+    MARK.get_or_init(new).clone()
 }
 
 impl fmt::Debug for Proxy {

@@ -7,6 +7,8 @@
 
 pub mod request;
 
+use std::borrow::Cow;
+
 use crate::ask::Access;
 pub use crate::config::{ExtraRegistry, Format};
 
@@ -161,14 +163,25 @@ struct Repository {
 /// Reads `/PROJECT/REPOSITORY/…`. Segments that could be read in two ways name no repository.
 fn repository(path: &str) -> Option<Repository> {
     let mut segments = path.strip_prefix('/')?.splitn(3, '/');
-    let (project, name, rest) = (segments.next()?, segments.next()?, segments.next());
+    let (project, name, rest) = (project(segments.next()?)?, segments.next()?, segments.next());
     let exact = rest.is_none_or(str::is_empty);
-    let plain = is_plain(project) && is_plain(name);
-    plain.then(|| Repository { project: project.into(), name: name.into(), exact })
+    is_plain(name).then(|| Repository { project: project.into_owned(), name: name.into(), exact })
+}
+
+/// The name of a project as a segment of a path writes it. That of an organisation with a domain has a colon
+/// (`example.com:project`), which pip and twine escape. None where it can be read in more than one way.
+#[must_use]
+pub fn project(segment: &str) -> Option<Cow<'_, str>> {
+    let project = match segment.split_once("%3A").or_else(|| segment.split_once("%3a")) {
+        Some((domain, name)) if !domain.contains(':') => Cow::Owned(format!("{domain}:{name}")),
+        _ => Cow::Borrowed(segment),
+    };
+    is_plain(&project).then_some(project)
 }
 
 /// Whether a segment can be the name of a project or a repository, and can be read in one way only.
-fn is_plain(segment: &str) -> bool {
+#[must_use]
+pub fn is_plain(segment: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
     !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(good)
 }
@@ -236,6 +249,32 @@ mod tests {
             ("us-python.pkg.dev/p/r/", Access::Read),
         ] {
             assert_eq!(accepted(service).unwrap().access, access, "{service}");
+        }
+    }
+
+    #[test]
+    fn the_colon_in_a_project_of_a_domain_may_be_escaped_and_nothing_else() {
+        for written in ["acme.example:p", "acme.example%3Ap", "acme.example%3ap"] {
+            let read = accepted(&format!("https://us-python.pkg.dev/{written}/r/simple/")).unwrap();
+            assert_eq!(read.repository_name().as_deref(), Some("acme.example:p/r"), "{written}");
+            assert_eq!(read.access, Access::Read);
+            let upload = accepted(&format!("https://us-python.pkg.dev/{written}/r/")).unwrap();
+            assert_eq!(upload.repository_name(), read.repository_name(), "{written}");
+            assert_eq!(upload.access, Access::Write, "{written}");
+        }
+        for written in [
+            "acme.example%253Ap",
+            "acme%2Eexample:p",
+            "a%3Ab%3Ac",
+            "a:b%3Ac",
+            "%3",
+            "a%3",
+            "a%2Fb",
+            "..%3A%2e",
+        ] {
+            assert_eq!(project(written), None, "{written}");
+            let registry = accepted(&format!("https://us-python.pkg.dev/{written}/r/")).unwrap();
+            assert_eq!((registry.repository, registry.access), (None, Access::Read), "{written}");
         }
     }
 

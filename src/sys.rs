@@ -3,6 +3,8 @@
 //! Everything here is small enough to audit by eye. Linux is what has been run; the other Unixes get the part of
 //! it that POSIX gives them.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -362,6 +364,22 @@ impl Signals {
                 Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Sets variables of this process, and takes out those without a value. Only while it has one thread: the C library's
+/// functions read the environment whenever they like.
+#[expect(unsafe_code, reason = "the caller vouches that no other thread reads the environment")]
+#[expect(clippy::disallowed_methods, reason = "what changes is what `environment` says")]
+pub fn change_environment(changes: &BTreeMap<OsString, Option<OsString>>) {
+    for (name, value) in changes {
+        // SAFETY: called first of all, before there is a second thread.
+        unsafe {
+            match value {
+                Some(value) => std::env::set_var(name, value),
+                None => std::env::remove_var(name),
             }
         }
     }

@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::environment::Environment;
+use crate::environment::before::RECORD;
 
 /// Changes to the environment of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Wiring {
     pub unset: Vec<&'static str>,
     /// What a person should know, one sentence each.
     pub notes: Vec<String>,
+    /// What is passed on as it was given: the wiring of a run around this one.
+    pub given: Vec<(OsString, Option<OsString>)>,
 }
 
 impl Wiring {
@@ -33,6 +36,19 @@ impl Wiring {
         self.set.extend(other.set);
         self.unset.extend(other.unset);
         self.notes.extend(other.notes);
+        self.given.extend(other.given);
+        self
+    }
+
+    /// The same with the record of all of it, so that valetkey itself is not led by it.
+    #[must_use]
+    pub fn recorded(mut self, environment: &Environment) -> Self {
+        let given = environment.given().map(|(name, value)| (name.to_owned(), value.map(OsStr::to_owned)));
+        self.given.extend(given);
+        let unset = self.unset.iter().map(|name| (OsStr::new(name), None));
+        let set = self.set.iter().map(|(name, value)| (OsStr::new(*name), Some(value.as_os_str())));
+        let record = environment.record(unset.chain(set));
+        self.set(RECORD, record);
         self
     }
 

@@ -105,6 +105,7 @@ impl Place {
             client,
             vault: self.client.config.vault,
             browser: !flags.no_browser,
+            person: std::io::stdin().is_terminal(),
         };
         let (pass_on, pasted) = mpsc::channel(1);
         let mut pass_on = Some(pass_on);
@@ -219,14 +220,25 @@ fn show(step: &Step<'_>) -> Option<terminal::Spinner> {
                 }
             };
             terminal::say(&format!("{how}\n\n{url}\n\n"));
-            if *paste {
-                terminal::say(
+            match (paste, opened) {
+                (true, Ok(())) => terminal::say(
+                    "When that is done, this goes on by itself. Should the browser end at an address that begins with\n\
+                     http://127.0.0.1 and nothing happen here, paste that address here:\n",
+                ),
+                (true, Err(_)) => terminal::say(
                     "If that browser is on another machine, it ends at an address that begins with\n\
                      http://127.0.0.1 and cannot be shown. Paste that address here:\n",
-                );
-            } else {
-                return Some(terminal::Spinner::start("waiting for the browser"));
+                ),
+                (false, _) => return Some(terminal::Spinner::start("waiting for the browser")),
             }
+        }
+        Step::Refused { uid, paste } => {
+            terminal::whisper(&refusal(*uid));
+            terminal::say(if *paste {
+                "If it is yours, paste the address that it shows here (it begins with http://127.0.0.1):\n"
+            } else {
+                "If it is yours, run `valetkey login --no-browser` and paste the address that it ends at.\n"
+            });
         }
         Step::BadPaste(problem) => terminal::say(&format!("{problem}; try again:\n")),
         Step::Answered => return Some(terminal::Spinner::start("finishing the sign-in")),
@@ -234,11 +246,39 @@ fn show(step: &Step<'_>) -> Option<terminal::Spinner> {
     None
 }
 
+/// Whose browser was refused, and why.
+fn refusal(uid: Option<u32>) -> String {
+    let own = sys::own_uid();
+    let why = if own == 0 {
+        "this sign-in is root's; without sudo it would be yours".to_owned()
+    } else {
+        format!("this sign-in is that of the user {own}")
+    };
+    match uid {
+        Some(uid) => format!("a browser of the user {uid} came back and was not heard: {why}"),
+        None => "a browser came back and was not heard: its user cannot be told from here (it may be Windows', or outside \
+                 of this container)"
+            .to_owned(),
+    }
+}
+
 /// Passes on the lines that a person pastes. The thread waits for them as long as the process lives.
 fn read_pasted(pass_on: mpsc::Sender<String>) {
     let read = move || {
         let mut stdin = std::io::stdin().lock();
-        while let Some(line) = next_line(&mut stdin) {
+        let is_terminal = stdin.is_terminal();
+        loop {
+            // What is typed while we are in the background, or when it is over, is for the shell.
+            if is_terminal {
+                let has_line = terminal::has_line();
+                if pass_on.is_closed() {
+                    return;
+                }
+                if !has_line {
+                    continue;
+                }
+            }
+            let Some(line) = next_line(&mut stdin) else { return };
             if !line.trim().is_empty() && pass_on.blocking_send(line).is_err() {
                 return;
             }

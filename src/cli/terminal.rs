@@ -5,6 +5,10 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::getpgrp;
+use rustix::termios::tcgetpgrp;
+
 use crate::environment::Environment;
 use crate::error::Failure;
 
@@ -31,6 +35,22 @@ pub(super) fn whisper(text: &str) {
 pub(super) fn say(text: &str) {
     let mut stderr = std::io::stderr().lock();
     let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
+/// Whether standard input has a line for us: waits a moment for one. A terminal's may be read in its foreground only, or
+/// it would stop us.
+pub(super) fn has_line() -> bool {
+    let stdin = std::io::stdin();
+    let mut wanted = [PollFd::new(&stdin, PollFlags::IN)];
+    let moment = Timespec::try_from(A_MOMENT).ok();
+    if !poll(&mut wanted, moment.as_ref()).is_ok_and(|ready| ready > 0) {
+        return false;
+    }
+    let in_background = tcgetpgrp(&stdin).is_ok_and(|group| group != getpgrp());
+    if in_background {
+        std::thread::sleep(A_MOMENT);
+    }
+    !in_background
 }
 
 /// A word in colour, where the stream is a terminal and nobody objects.
@@ -88,4 +108,5 @@ pub(super) const RED: &str = "1;31";
 pub(super) const GREEN: &str = "32";
 pub(super) const YELLOW: &str = "33";
 pub(super) const CYAN: &str = "36";
+const A_MOMENT: Duration = Duration::from_millis(200);
 const FRAMES: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];

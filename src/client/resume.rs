@@ -18,8 +18,9 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
+use tokio::time::Instant;
 
-use super::stream::{Mover, Way, WayFault};
+use super::stream::{Mover, RESTART, Way, WayFault};
 use crate::http::patience::Patience;
 
 /// See the module.
@@ -31,6 +32,8 @@ pub struct Answer {
     /// How many bytes were given to the reader.
     position: u64,
     resumptions: u8,
+    /// A daemon that has gone is waited for until then.
+    give_up: Option<Instant>,
     /// While the daemon owes a piece.
     waiting: Patience,
 }
@@ -55,7 +58,8 @@ struct Whole {
 impl Answer {
     pub(super) fn plain(way: Way, body: Incoming, mover: Mover) -> Self {
         let state = State::Reading { body, mover };
-        Self { way, state, whole: None, position: 0, resumptions: 0, waiting: Patience::default() }
+        let waiting = Patience::default();
+        Self { way, state, whole: None, position: 0, resumptions: 0, give_up: None, waiting }
     }
 
     pub(super) fn resumable(
@@ -71,14 +75,15 @@ impl Answer {
     /// The stream is broken: begins to ask for the rest, or gives the fault back where there is no way.
     fn resume(&mut self, why: WayFault) -> Result<(), WayFault> {
         let Some(whole) = self.whole.as_ref().filter(|_| self.resumptions < MOST) else { return Err(why) };
-        if self.position >= whole.length {
+        let give_up = *self.give_up.get_or_insert_with(|| Instant::now() + RESTART);
+        if self.position >= whole.length || Instant::now() >= give_up {
             return Err(why);
         }
         let Some(head) = whole.rest(self.position) else { return Err(why) };
         self.resumptions += 1;
         self.waiting.met();
         let way = self.way.clone();
-        self.state = State::Resuming { next: Box::pin(async move { way.repeat(&head).await }), why };
+        self.state = State::Resuming { next: Box::pin(async move { way.repeat(&head, give_up).await }), why };
         Ok(())
     }
 }
@@ -150,6 +155,7 @@ impl Body for Answer {
                 State::Reading { body, mover } => match poll_body(body, mover, context) {
                     Poll::Ready(Some(Ok(frame))) => {
                         this.waiting.met();
+                        this.give_up = None;
                         this.position += frame.data_ref().map_or(0, Bytes::len) as u64;
                         return Poll::Ready(Some(Ok(frame)));
                     }

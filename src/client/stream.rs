@@ -187,20 +187,21 @@ impl Way {
             return Ok(response.map(|body| Answer::plain(self.clone(), body, mover)));
         }
         let head = request.into_parts().0;
-        let (response, mover) = self.repeat(&head).await?;
+        let (response, mover) = self.repeat(&head, Instant::now() + RESTART).await?;
         Ok(Answer::resumable(self.clone(), head, response, mover))
     }
 
-    /// A request without a body, until it is answered.
+    /// A request without a body, until it is answered. A daemon that is not there is waited for until `give_up`.
     pub(super) async fn repeat(
         &self,
         head: &hyper::http::request::Parts,
+        give_up: Instant,
     ) -> Result<(Response<Incoming>, Mover), WayFault> {
         let mut left = MOST_REPEATS;
         loop {
             let again = Request::from_parts(head.clone(), nothing());
-            match self.exchange(again, RESTART).await {
-                Err(WayFault::Broken { .. }) if left > 0 => left -= 1,
+            match self.exchange(again, give_up.saturating_duration_since(Instant::now())).await {
+                Err(WayFault::Broken { .. }) if left > 0 && Instant::now() < give_up => left -= 1,
                 outcome => return outcome,
             }
         }
@@ -417,7 +418,7 @@ impl Drop for Counted {
 /// The daemon waits for a token and a connection, and once more where the first token is refused.
 const ON_TOP: Duration = Duration::from_secs(60);
 /// A daemon that is restarted is back within this.
-const RESTART: Duration = Duration::from_secs(5);
+pub(super) const RESTART: Duration = Duration::from_secs(5);
 /// One with many askers accepts within this.
 const BUSY: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);

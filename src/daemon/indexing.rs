@@ -8,6 +8,7 @@
 
 mod fetching;
 mod rewritten;
+mod unpacked;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,8 +33,9 @@ use crate::proxy::index::negotiate::NegotiationFault;
 use crate::proxy::index::{Accept, Admits, Links, Mount, ProjectName, Repository, Rewriter, Target};
 use crate::proxy::target;
 use crate::registry::Hosts;
-use fetching::{Fetcher, address, check_encoding, question, text_of};
+use fetching::{Fetcher, address, question, text_of};
 use rewritten::Rewritten;
+use unpacked::unpacked;
 
 /// Where the index of one repository is.
 pub(super) const INDEX: &str = "/index/";
@@ -149,7 +151,7 @@ impl<'a> Visit<'a> {
         let passed =
             self.daemon.proxy().pass(self.grant, question(url, &accept.header()).map_err(own)?).await;
         let (answer, answered) = record.note(passed);
-        let mut answer = answer.map_err(own)?;
+        let answer = answer.map_err(own)?;
         let status = answer.status();
         if status.is_client_error() || status.is_server_error() {
             return Ok(Err(answer));
@@ -158,7 +160,9 @@ impl<'a> Visit<'a> {
             let text = format!("{repository} answered with the status {} for a page", status.as_u16());
             return Err(own(Failure::new(Kind::Upstream, text)));
         }
-        check_encoding(answer.headers()).map_err(own)?;
+        let (head, body) = answer.into_parts();
+        let body = unpacked(&head.headers, body).await.map_err(own)?;
+        let mut answer = Response::from_parts(head, body);
         let (format, content_type) =
             accept.admit(text_of(answer.headers(), &header::CONTENT_TYPE)).map_err(negotiation)?;
         let answered = address(answered.as_ref(), url).map_err(own)?;

@@ -27,6 +27,7 @@ use crate::carrier::agent::{AgentServer, Caller, Incoming};
 use crate::carrier::unix::widen;
 use crate::clock::{Clock, between};
 use crate::http::server::{Line, serve_connection};
+use crate::http::unfinished::Breakable;
 use crate::sys;
 
 /// Serves one listener until the daemon stops or its time is over, then gives what is owed.
@@ -46,7 +47,13 @@ pub async fn serve(daemon: Arc<Daemon>, bound: Bound) {
             Err(error) => Err(error),
         },
         Socket::Tcp(socket) => match TcpListener::from_std(socket) {
-            Ok(socket) => accept_all(&socket, &crew, |stream| Some(Peer::of_tcp(stream)), Crew::serve).await,
+            Ok(socket) => {
+                let serve = |crew, stream, peer, line: Arc<Line>| {
+                    let stream = Breakable::new(stream, line.unfinished());
+                    Crew::serve(crew, stream, peer, line)
+                };
+                accept_all(&socket, &crew, |stream| Some(Peer::of_tcp(stream)), serve).await
+            }
             Err(error) => Err(error),
         },
         Socket::Agent(socket) => match UnixListener::from_std(socket) {

@@ -118,6 +118,8 @@ fn ask_python(environment: &Environment) -> Result<Pip, String> {
         .ok_or("there is no python3 on PATH")?;
     let mut child = Command::new(&python)
         .args(["-I", "-c", QUESTION])
+        .env_clear()
+        .envs(environment.iter())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -61,6 +61,12 @@ pub fn hold_signals() -> io::Result<HeldSignals> {
 pub fn command(program: &OsStr, arguments: &[OsString], wiring: &Wiring, signals: &HeldSignals) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
+    for (name, value) in &wiring.given {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     for name in &wiring.unset {
         command.env_remove(name);
     }

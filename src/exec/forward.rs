@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::header::{HOST, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,12 +25,16 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::authority::Authority;
-use super::intercept::{self, Courier, Reply, sentence};
+use super::intercept::{self, Asked, Courier, Reply, owing, sentence};
+use super::reach::Reach;
 use super::tunnel::{self, Destination};
 use crate::carrier::tcp;
 use crate::client::granted::HostPattern;
 use crate::client::stream::Stream;
+use crate::error::Failure;
+use crate::http::headers::OWN;
 use crate::http::proxy::ProxyConnector;
+use crate::http::unfinished::{Breakable, Unfinished};
 use crate::sys;
 
 /// See the module.
@@ -41,6 +46,7 @@ struct Shared {
     authority: Authority,
     courier: Arc<Courier>,
     beyond: ProxyConnector,
+    reach: Reach,
 }
 
 /// What a connection becomes when its `CONNECT` has been answered.
@@ -62,7 +68,8 @@ impl Forwarder {
         courier: Courier,
         beyond: ProxyConnector,
     ) -> Self {
-        Self(Arc::new(Shared { port, hosts, authority, courier: Arc::new(courier), beyond }))
+        let (courier, reach) = (Arc::new(courier), Reach::default());
+        Self(Arc::new(Shared { port, hosts, authority, courier, beyond, reach }))
     }
 
     /// Serves what comes to this listener, on that port of 127.0.0.1, until it is dropped, which ends every connection.
@@ -99,11 +106,13 @@ impl Shared {
     async fn serve(self: Arc<Self>, stream: TcpStream) {
         let Some(stream) = check_peer(stream).await else { return };
         let _ = stream.set_nodelay(true);
+        let unfinished = Unfinished::default();
+        let stream = Breakable::new(stream, unfinished.clone());
         let slot = Slot::default();
-        let (shared, plan) = (Arc::clone(&self), Arc::clone(&slot));
+        let (shared, plan, owing) = (Arc::clone(&self), Arc::clone(&slot), unfinished.clone());
         let handle = move |request| -> Answering {
-            let (shared, plan) = (Arc::clone(&shared), Arc::clone(&plan));
-            Box::pin(async move { shared.answer(request, &plan).await })
+            let (shared, plan, owing) = (Arc::clone(&shared), Arc::clone(&plan), owing.clone());
+            Box::pin(async move { shared.answer(request, &plan, &owing).await })
         };
         serve_http(Box::new(stream), Box::new(handle)).await;
         let next = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -112,19 +121,23 @@ impl Shared {
                 if let Some(stream) = upgraded(upgrade).await
                     && let Ok(config) = self.authority.server_config(&to.host)
                 {
-                    intercept::serve(Box::new(stream), config, to, Arc::clone(&self.courier)).await;
+                    let courier = Arc::clone(&self.courier);
+                    intercept::serve(Box::new(stream), config, to, courier, unfinished).await;
                 }
             }
             Some(Next::Tunnel(upgrade, beyond)) => {
-                if let Some(stream) = upgraded(upgrade).await {
-                    tunnel::pump(stream, beyond).await;
+                if let Some(mut stream) = upgraded(upgrade).await
+                    && tunnel::pump(&mut stream, beyond).await.is_err()
+                {
+                    // What broke there breaks here, and does not end.
+                    unfinished.begin();
                 }
             }
             None => {}
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, slot: &Slot) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, slot: &Slot, unfinished: &Unfinished) -> Reply {
         if request.method() == Method::CONNECT {
             return self.connect(request, slot).await;
         }
@@ -145,7 +158,10 @@ impl Shared {
                 "valetkey serves /simple/, /merged/, /index/ and /registry/ here",
             );
         }
-        self.courier.carry(plain_host(target), request, None).await
+        let shown = request.uri().path().to_owned();
+        let asked = Asked { shown: &shown, with_host: false };
+        let reply = Arc::clone(&self.courier).carry(plain_host(target), request, asked).await;
+        owing(reply, unfinished)
     }
 
     async fn connect(&self, mut request: Request<Incoming>, slot: &Slot) -> Reply {
@@ -157,13 +173,25 @@ impl Shared {
         if !host_agrees(request.headers(), &to) {
             return bad("the Host header names another host than the request");
         }
+        let covered = self.hosts.iter().any(|host| host.covers(&to.host, to.port));
+        if covered && request.headers().contains_key(OWN) {
+            let text = format!("valetkey's own request for {to} came to `valetkey exec`, which would hand it back");
+            let hint = "run `valetkey stop`, and start the daemon where HTTPS_PROXY does not lead here";
+            self.courier.tell_once(&format!("{text}; {hint}"));
+            return sentence(StatusCode::LOOP_DETECTED, &format!("{text}: {hint}"));
+        }
         let upgrade = hyper::upgrade::on(&mut request);
-        let next = if self.hosts.iter().any(|host| host.covers(&to.host, to.port)) {
+        let next = if covered {
             Next::Intercept(upgrade, to)
         } else {
-            match tunnel::open(&self.beyond, &to).await {
+            match self.reach.open(&self.beyond, &to).await {
                 Ok(stream) => Next::Tunnel(upgrade, stream),
-                Err(fault) => return sentence(StatusCode::BAD_GATEWAY, &fault.to_string()),
+                Err(fault) => {
+                    let failure = Failure::from(fault);
+                    // Clients keep to themselves what a proxy says.
+                    self.courier.tell_once(&failure.one_line());
+                    return with_reason(sentence(StatusCode::BAD_GATEWAY, &failure.one_line()), &failure.message);
+                }
             }
         };
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
@@ -248,6 +276,15 @@ fn plain_host(target: String) -> String {
     }
     let host = host.replacen("%3A", ":", 1).replacen("%3a", ":", 1);
     rest.map_or_else(|| format!("{root}/{place}/{host}"), |rest| format!("{root}/{place}/{host}/{rest}"))
+}
+
+/// The same with a reason beside the status, which clients show that show nothing else.
+fn with_reason(mut reply: Reply, text: &str) -> Reply {
+    let plain: String = text.chars().filter(|letter| letter.is_ascii() && !letter.is_ascii_control()).collect();
+    if let Ok(reason) = ReasonPhrase::try_from(plain.into_bytes()) {
+        reply.extensions_mut().insert(reason);
+    }
+    reply
 }
 
 /// Whether there is no `Host`, or one that names the same host, with or without the port.

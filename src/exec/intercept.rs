@@ -25,14 +25,16 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::forward::{Answering, serve_http};
+use super::watch::{Watch, Watched};
 use super::tunnel::Destination;
 use crate::client::stream::{Stream, Way};
 use crate::error::Failure;
 use crate::http::headers::{PROBLEM, WHOSE};
 use crate::http::server::failure_from_problem;
+use crate::http::unfinished::{Owing, Unfinished};
 
 pub(super) type Reply = Response<UnsyncBoxBody<Bytes, BoxError>>;
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Carries requests to the daemon.
 pub struct Courier {
@@ -50,13 +52,12 @@ impl Courier {
         Self { way, whose, tell: Box::new(tell), told: Mutex::default() }
     }
 
-    /// Makes a request at the daemon: `target` is a path of the daemon's, with the query. `asked` is what the client
-    /// thinks that it asks for.
+    /// Makes a request at the daemon: `target` is a path of the daemon's, with the query.
     pub(super) async fn carry(
-        &self,
+        self: Arc<Self>,
         target: String,
         request: Request<Incoming>,
-        asked: Option<&str>,
+        asked: Asked<'_>,
     ) -> Reply {
         let Ok(uri) = target.parse::<Uri>() else {
             return sentence(StatusCode::BAD_REQUEST, "this path cannot be asked for");
@@ -73,17 +74,24 @@ impl Courier {
         if let Some(whose) = &self.whose {
             head.headers.insert(WHOSE, whose.clone());
         }
-        match self.way.send(Request::from_parts(head, Upload(Some(body)).boxed_unsync())).await {
+        let uploads = !body.is_end_stream();
+        let watch = Watch::new(&self, asked.shown);
+        let sending = self.way.send(Request::from_parts(head, Upload(Some(body)).boxed_unsync()));
+        match watch.over(sending).await {
             Ok(answer) => {
-                let mut answer = self
-                    .note_refusal(answer.map(|body| body.map_err(BoxError::from).boxed_unsync()), asked)
-                    .await;
+                let answer = answer.map(|body| Watched::new(body, watch).boxed_unsync());
+                let asked = asked.with_host.then_some(asked.shown);
+                let mut answer = self.note_refusal(answer, asked).await;
                 drop_connection_headers(answer.headers_mut());
                 answer
             }
             Err(fault) => {
                 let failure = Failure::from(fault);
-                self.tell_once(&failure.one_line());
+                if uploads {
+                    watch.lost_upload(&failure);
+                } else {
+                    self.tell_once(&failure.one_line());
+                }
                 sentence(StatusCode::BAD_GATEWAY, &failure.one_line())
             }
         }
@@ -113,7 +121,7 @@ impl Courier {
         Response::from_parts(head, full(whole))
     }
 
-    fn tell_once(&self, text: &str) {
+    pub(super) fn tell_once(&self, text: &str) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         // Somebody who asks for a thousand things that are not there learns it from the first ones.
         if told.len() < MOST_TOLD && told.insert(text.to_owned()) {
@@ -122,10 +130,29 @@ impl Courier {
     }
 }
 
+impl Courier {
+    pub(super) fn way(&self) -> &Way {
+        &self.way
+    }
+}
+
 impl fmt::Debug for Courier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Courier").field("way", &self.way).finish_non_exhaustive()
     }
+}
+
+/// What a client thinks that it asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) shown: &'a str,
+    /// It is a whole URL.
+    pub(super) with_host: bool,
+}
+
+/// An answer that breaks its connection where it is not whole.
+pub(super) fn owing(reply: Reply, unfinished: &Unfinished) -> Reply {
+    reply.map(|body| Owing::new(body, unfinished).boxed_unsync())
 }
 
 /// The body of a client's request. What an answer came before is read and forgotten, up to a point: a connection that
@@ -171,19 +198,26 @@ impl Drop for Upload {
 }
 
 /// Serves the connection of a client to a granted host.
-pub(super) async fn serve(stream: Stream, config: Arc<ServerConfig>, to: Destination, courier: Arc<Courier>) {
+pub(super) async fn serve(
+    stream: Stream,
+    config: Arc<ServerConfig>,
+    to: Destination,
+    courier: Arc<Courier>,
+    unfinished: Unfinished,
+) {
     let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME, TlsAcceptor::from(config).accept(stream)).await else {
         return;
     };
     let handle = move |request: Request<Incoming>| -> Answering {
-        let (to, courier) = (to.clone(), Arc::clone(&courier));
+        let (to, courier, unfinished) = (to.clone(), Arc::clone(&courier), unfinished.clone());
         Box::pin(async move {
             match target(&request, &to) {
                 Ok(target) => {
-                    let asked = format!("https://{}{}", shown(&to), request.uri().path());
-                    let mut reply = courier.carry(target, request, Some(&asked)).await;
+                    let shown = format!("https://{}{}", shown(&to), request.uri().path());
+                    let asked = Asked { shown: &shown, with_host: true };
+                    let mut reply = courier.carry(target, request, asked).await;
                     as_at_host(reply.headers_mut(), &to);
-                    reply
+                    owing(reply, &unfinished)
                 }
                 Err((status, text)) => sentence(status, text),
             }

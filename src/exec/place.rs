@@ -3,15 +3,16 @@
 //! killed ones have left.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access, statfs};
 use tempfile::TempDir;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, before};
 use crate::error::{Failure, Kind};
 use crate::paths::open_regular;
 use crate::sys;
@@ -75,6 +76,19 @@ impl Place {
                 .with_cause(error)
         })?;
         Ok(directory)
+    }
+
+    /// Keeps the record of what the run changes, for programs that lose the variable on their way.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn keep(&self, record: &OsStr) -> Result<(), Failure> {
+        let path = self.path().join(before::FILE);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let kept = file.and_then(|mut file| file.write_all(record.as_bytes()));
+        kept.map_err(|error| {
+            Failure::new(Kind::Local, format!("cannot write {}", path.display())).with_cause(error)
+        })
     }
 
     /// An empty directory.

@@ -63,6 +63,9 @@ pub enum TunnelFault {
     /// No name, no route, nobody listening, or a proxy that refuses.
     #[error("cannot reach {to}: {problem}")]
     Connect { to: Destination, problem: String },
+    /// Nothing but loopback is connected to this machine.
+    #[error("cannot reach {to}{}: there is no network here, only loopback", by(proxy.as_deref()))]
+    Network { to: Destination, proxy: Option<String> },
     /// Nothing came in time.
     #[error("{to} did not answer within {} s", CONNECT.as_secs())]
     Deadline { to: Destination },
@@ -74,11 +77,26 @@ pub enum TunnelFault {
 impl Fault for TunnelFault {
     fn kind(&self) -> Kind {
         match self {
-            Self::Connect { .. } => Kind::Unreachable,
+            Self::Connect { .. } | Self::Network { .. } => Kind::Unreachable,
             Self::Deadline { .. } => Kind::Deadline,
             Self::Proxy { .. } => Kind::Configuration,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Network { .. } => "give this step a network, or take out of the command what asks for that host",
+            Self::Connect { .. } | Self::Deadline { .. } => {
+                "check the network of this container, and HTTPS_PROXY where a proxy is needed"
+            }
+            Self::Proxy { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+fn by(proxy: Option<&str>) -> String {
+    proxy.map(|proxy| format!(" by the proxy {proxy}")).unwrap_or_default()
 }
 
 /// Opens the way to a destination.
@@ -98,12 +116,15 @@ pub async fn open(connector: &ProxyConnector, to: &Destination) -> Result<TcpStr
     Ok(stream)
 }
 
-/// Moves bytes both ways until both sides have ended, or nothing has moved for an hour.
-pub async fn pump(one: impl AsyncRead + AsyncWrite, other: impl AsyncRead + AsyncWrite) {
+/// Moves bytes both ways until both sides have ended.
+///
+/// # Errors
+/// When one side broke, or nothing has moved for an hour.
+pub async fn pump(one: impl AsyncRead + AsyncWrite, other: impl AsyncRead + AsyncWrite) -> io::Result<()> {
     let ((from_one, to_one), (from_other, to_other)) = (split(one), split(other));
     let moved = AtomicU64::new(0);
     // An error in one direction is the end of both: there is nobody to answer.
-    let _ = tokio::try_join!(copy(from_one, to_other, &moved), copy(from_other, to_one, &moved));
+    tokio::try_join!(copy(from_one, to_other, &moved), copy(from_other, to_one, &moved)).map(drop)
 }
 
 async fn copy(

@@ -158,8 +158,12 @@ impl Body {
 
 impl Stream {
     fn end(&mut self, whole: bool) {
-        self.owed = None;
         self.moved.end();
+        if let Some(owed) = self.owed.take()
+            && whole
+        {
+            owed.settle();
+        }
         if let Some(tell) = self.at_end.take() {
             tell(End { moved: self.moved.moved(), whole });
         }

@@ -163,7 +163,7 @@ pub(super) type Wire = <SecureConnector as Service<Uri>>::Response;
 impl HttpClient {
     #[must_use]
     pub fn new(environment: &Environment, extra_ca: Option<PathBuf>) -> Self {
-        let connector = ProxyConnector::new(environment);
+        let connector = ProxyConnector::for_own(environment);
         let (trust, pool, crowd) = (Trust::new(environment, extra_ca), Arc::default(), Crowd::default());
         let shared = Shared { connector, trust: Arc::new(trust), pool, crowd };
         Self { shared: Arc::new(shared) }
@@ -225,6 +225,12 @@ impl HttpClient {
     #[must_use]
     pub fn proxy_for(&self, url: &str) -> Option<String> {
         self.shared.connector.proxy_for(&url.parse().ok()?)
+    }
+
+    /// Whether requests to an origin go by a proxy on this machine.
+    #[must_use]
+    pub fn is_by_loopback(&self, uri: &Uri) -> bool {
+        self.shared.connector.is_by_loopback(uri)
     }
 
     async fn send_secure(&self, request: Request<Body>, until: Instant) -> Result<Answer, HttpFault> {

@@ -10,6 +10,12 @@ pub const STARTED_BY: &str = "valetkey-started-by";
 /// Whose token a request is made with, where that is not for the daemon to decide: JSON, from its owner alone.
 pub const WHOSE: &str = "valetkey-whose";
 
+/// On a request of valetkey's own to a proxy that may be `valetkey exec`, which must not hand it back to a daemon.
+pub const OWN: &str = "valetkey-own";
+/// On a daemon's request that goes by a proxy of this machine: which daemon made it. One that meets its own again has
+/// been going in a circle.
+pub const MADE_BY: &str = "valetkey-made-by";
+
 pub const JSON: &str = "application/json";
 /// RFC 9457.
 pub const PROBLEM: &str = "application/problem+json";

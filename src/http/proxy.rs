@@ -2,12 +2,14 @@
 //! `NO_PROXY`, with curl's rules). TLS runs end to end: a proxy sees host and port, never a token.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::Matcher;
@@ -15,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::headers::OWN;
 use crate::environment::Environment;
 
 /// Opens the TCP connection under TLS.
@@ -22,6 +25,8 @@ use crate::environment::Environment;
 pub struct ProxyConnector {
     direct: HttpConnector,
     proxies: Arc<Matcher>,
+    /// What a proxy is told beside where to.
+    told: HeaderMap,
 }
 
 impl ProxyConnector {
@@ -40,7 +45,23 @@ impl ProxyConnector {
         direct.enforce_http(false);
         direct.set_connect_timeout(Some(CONNECT));
         direct.set_nodelay(true);
-        Self { direct, proxies: Arc::new(proxies) }
+        Self { direct, proxies: Arc::new(proxies), told: HeaderMap::new() }
+    }
+
+    /// The same for requests of valetkey's own, and not those of a command that it runs.
+    #[must_use]
+    pub fn for_own(environment: &Environment) -> Self {
+        let told = [(HeaderName::from_static(OWN), HeaderValue::from_static("1"))].into_iter().collect();
+        Self { told, ..Self::new(environment) }
+    }
+
+    /// Whether the way to an origin is by a proxy on this machine, which may be `valetkey exec`.
+    #[must_use]
+    pub fn is_by_loopback(&self, uri: &Uri) -> bool {
+        let proxy = self.proxies.intercept(uri);
+        let host = proxy.as_ref().and_then(|proxy| proxy.uri().host()).unwrap_or_default();
+        let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        host.eq_ignore_ascii_case("localhost") || address.is_some_and(|address| address.is_loopback())
     }
 
     /// Whether the way to an origin is direct, or by a proxy that is spoken to in plain HTTP. Nothing else is
@@ -72,7 +93,7 @@ impl Service<Uri> for ProxyConnector {
         let Some(proxy) = self.proxies.intercept(&destination) else {
             return Box::pin(async move { direct.call(destination).await.map_err(Into::into) });
         };
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
+        let mut tunnel = Tunnel::new(proxy.uri().clone(), direct).with_headers(self.told.clone());
         if let Some(credentials) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(credentials.clone());
         }

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use super::body::Body;
 use super::headers::{JSON, PROBLEM};
 use super::patient::Patient;
+use super::unfinished::Unfinished;
 use crate::error::{Failure, Kind};
 
 /// What the daemon says itself is complete before its head goes out; what it passes on comes piece by piece.
@@ -33,6 +34,7 @@ pub struct Line {
     /// A long body is on its way to the peer.
     bulk: AtomicBool,
     ending: Notify,
+    unfinished: Unfinished,
 }
 
 /// The rest of an answer that is owed on a connection. Dropped with the answer's last piece.
@@ -42,7 +44,13 @@ pub struct Owed(Arc<Line>);
 impl Owed {
     fn on(line: &Arc<Line>) -> Self {
         line.bulk.store(true, Ordering::Relaxed);
+        line.unfinished.begin();
         Self(Arc::clone(line))
+    }
+
+    /// It has been given.
+    pub(super) fn settle(self) {
+        self.0.unfinished.finish();
     }
 }
 
@@ -62,6 +70,12 @@ impl Line {
     /// Ends the connection: at once where nothing is owed on it, else behind the answer that is.
     pub fn hang_up(&self) {
         self.ending.notify_one();
+    }
+
+    /// Whether an answer on it is not whole, for a connection whose end would say that it is.
+    #[must_use]
+    pub fn unfinished(&self) -> Unfinished {
+        self.unfinished.clone()
     }
 
     /// Resolves when somebody hangs up, for a connection that is not HTTP.

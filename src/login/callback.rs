@@ -4,6 +4,9 @@
 //! `Host` has to be exactly ours (a page that rebinds its own name to 127.0.0.1 has another), and a request that
 //! a page's script made says so itself. An answer with a wrong state changes nothing. The browser is led away
 //! from the address with the code before it shows anything.
+//!
+//! A browser whose user is another, or cannot be told (Windows' in WSL, one behind a container's port), gets a page that
+//! says what to do, whatever it brings, and is told of once: nothing of its request counts.
 
 use std::collections::VecDeque;
 use std::io;
@@ -35,6 +38,14 @@ pub enum Callback {
     Refused(String),
 }
 
+/// What happens at the port.
+#[derive(Debug)]
+pub enum Event {
+    Answered(Callback),
+    /// A browser came back, of the user with this uid or of one whom nobody can tell, and was not heard.
+    Refused(Option<u32>),
+}
+
 /// Why something is no answer to this attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
@@ -49,7 +60,11 @@ pub enum Wrong {
 /// # Errors
 /// When it is not the answer.
 pub fn from_address(text: &str, redirect: &str, state: &Secret) -> Result<Callback, Wrong> {
-    let text = text.trim();
+    // Browsers show an address without its scheme, and some copy it so.
+    let text = match text.trim() {
+        bare if bare.starts_with("127.0.0.1:") => format!("http://{bare}"),
+        text => text.to_owned(),
+    };
     let (address, query) = text.split_once('?').ok_or(Wrong::Shape)?;
     // Another port is another attempt.
     let path = |address: &str| {
@@ -115,18 +130,20 @@ impl Loopback {
     #[must_use]
     pub fn open(self, state: Secret) -> Open {
         let (answer, received) = mpsc::channel(1);
+        let (stranger, strangers) = mpsc::channel(1);
         let (outcome, known) = watch::channel(None);
         let (tabs, waiting) = watch::channel(0);
         let door = Arc::new(Door {
             host: format!("127.0.0.1:{}", self.port),
             state,
             answer: Mutex::new(Some(answer)),
+            stranger: Mutex::new(Some(stranger)),
             known,
             tabs,
         });
         let (close, closed) = oneshot::channel();
         let serving = tokio::spawn(serve(self.listener, door, closed));
-        Open { received, outcome, waiting, close, serving }
+        Open { received, strangers, outcome, waiting, close, serving }
     }
 }
 
@@ -134,6 +151,7 @@ impl Loopback {
 #[derive(Debug)]
 pub struct Open {
     received: mpsc::Receiver<Callback>,
+    strangers: mpsc::Receiver<Option<u32>>,
     outcome: watch::Sender<Option<Page>>,
     /// How many tabs have not seen the outcome that they wait for.
     waiting: watch::Receiver<usize>,
@@ -142,11 +160,12 @@ pub struct Open {
 }
 
 impl Open {
-    /// The first answer to this attempt.
-    pub async fn next(&mut self) -> Callback {
-        match self.received.recv().await {
-            Some(callback) => callback,
-            None => std::future::pending().await,
+    /// The first answer to this attempt, or, once and before it, a browser that was refused.
+    pub async fn next(&mut self) -> Event {
+        tokio::select! {
+            Some(callback) = self.received.recv() => Event::Answered(callback),
+            Some(uid) = self.strangers.recv() => Event::Refused(uid),
+            else => std::future::pending().await,
         }
     }
 
@@ -165,6 +184,8 @@ struct Door {
     state: Secret,
     /// Taken by the first answer.
     answer: Mutex<Option<mpsc::Sender<Callback>>>,
+    /// Taken by the first browser that is refused.
+    stranger: Mutex<Option<mpsc::Sender<Option<u32>>>>,
     known: watch::Receiver<Option<Page>>,
     tabs: watch::Sender<usize>,
 }
@@ -198,17 +219,22 @@ fn seen(tabs: &watch::Sender<usize>) {
 async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: oneshot::Receiver<()>) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     let mut tasks = JoinSet::new();
-    let mut lines = VecDeque::new();
+    let (mut lines, mut strangers) = (VecDeque::new(), VecDeque::new());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 // Whose connection it is, the kernel says. Root may do what it likes anyway.
                 Ok((stream, _)) => {
-                    let ours = peer_of(&stream).is_some_and(|uid| uid == sys::own_uid() || uid == 0);
-                    if ours && make_room(&mut lines) {
+                    let peer = peer_of(&stream);
+                    let ours = peer.is_some_and(|uid| uid == sys::own_uid() || uid == 0);
+                    // Strangers crowd out each other, and nobody else.
+                    let (lines, most) =
+                        if ours { (&mut lines, MOST_CONNECTIONS) } else { (&mut strangers, MOST_STRANGERS) };
+                    if make_room(lines, most) {
                         let line = Arc::new(Line::default());
                         lines.push_back(Arc::clone(&line));
-                        tasks.spawn(connection(Arc::clone(&door), stream, line));
+                        let from = if ours { From::Us } else { From::Stranger(peer) };
+                        tasks.spawn(connection(Arc::clone(&door), stream, line, from));
                     }
                 }
                 // No descriptor is left, mostly; one will be.
@@ -227,9 +253,9 @@ async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: one
 
 /// Hangs up the line that has been silent for longest where there are too many: whoever holds lines open without
 /// a word does not keep the answer out.
-fn make_room(lines: &mut VecDeque<Arc<Line>>) -> bool {
+fn make_room(lines: &mut VecDeque<Arc<Line>>, most: usize) -> bool {
     lines.retain(|line| Arc::strong_count(line) > 1);
-    if lines.len() < MOST_CONNECTIONS {
+    if lines.len() < most {
         return true;
     }
     let silent = lines.iter().position(|line| !line.is_busy()).and_then(|at| lines.remove(at));
@@ -239,34 +265,70 @@ fn make_room(lines: &mut VecDeque<Arc<Line>>) -> bool {
     })
 }
 
-async fn connection(door: Arc<Door>, stream: TcpStream, line: Arc<Line>) {
-    serve_connection(stream, &line, |request| door.answer(request)).await;
+/// Whose connection it is.
+#[derive(Clone, Copy)]
+enum From {
+    Us,
+    Stranger(Option<u32>),
+}
+
+async fn connection(door: Arc<Door>, stream: TcpStream, line: Arc<Line>, from: From) {
+    match from {
+        From::Us => serve_connection(stream, &line, |request| door.answer(request)).await,
+        From::Stranger(uid) => {
+            serve_connection(stream, &line, |request| std::future::ready(door.refuse(&request, uid))).await;
+        }
+    }
 }
 
 impl Door {
     async fn answer(&self, request: Request<Incoming>) -> Reply {
-        let headers = request.headers();
-        let mut hosts = headers.get_all(HOST).iter();
-        let own = matches!((hosts.next(), hosts.next()), (Some(host), None) if host.as_bytes() == self.host.as_bytes());
-        // A target with a host of its own is what a proxy is asked for.
-        if !own || request.uri().authority().is_some() {
-            return plain(StatusCode::BAD_REQUEST);
-        }
-        let says = |name: &str, wanted: &str| headers.get(name).is_none_or(|value| value == wanted);
-        let navigation = says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document");
-        if headers.contains_key(ORIGIN) || !navigation {
-            return plain(StatusCode::FORBIDDEN);
-        }
-        if request.method() != Method::GET {
-            let mut reply = plain(StatusCode::METHOD_NOT_ALLOWED);
-            reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-            return reply;
+        if let Err(reply) = self.check(&request) {
+            return *reply;
         }
         match request.uri().path() {
             CALLBACK => self.callback(request.uri().query().unwrap_or_default()).await,
             DONE | FAILED => self.outcome(),
             _ => plain(StatusCode::NOT_FOUND),
         }
+    }
+
+    /// Tells whoever is no user of ours what to do, and the terminal that somebody was here. What the request brings is
+    /// not looked at: no word of the answer says whether it would have been right.
+    fn refuse(&self, request: &Request<Incoming>, uid: Option<u32>) -> Reply {
+        if let Err(reply) = self.check(request) {
+            return *reply;
+        }
+        if request.uri().path() != CALLBACK {
+            return plain(StatusCode::NOT_FOUND);
+        }
+        let first = self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(first) = first {
+            let _ = first.try_send(uid);
+        }
+        page(StatusCode::FORBIDDEN, &Page::Stranger)
+    }
+
+    /// Whether a request is a person's browser that goes to our address.
+    fn check(&self, request: &Request<Incoming>) -> Result<(), Box<Reply>> {
+        let headers = request.headers();
+        let mut hosts = headers.get_all(HOST).iter();
+        let own = matches!((hosts.next(), hosts.next()), (Some(host), None) if host.as_bytes() == self.host.as_bytes());
+        // A target with a host of its own is what a proxy is asked for.
+        if !own || request.uri().authority().is_some() {
+            return Err(Box::new(plain(StatusCode::BAD_REQUEST)));
+        }
+        let says = |name: &str, wanted: &str| headers.get(name).is_none_or(|value| value == wanted);
+        let navigation = says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document");
+        if headers.contains_key(ORIGIN) || !navigation {
+            return Err(Box::new(plain(StatusCode::FORBIDDEN)));
+        }
+        if request.method() != Method::GET {
+            let mut reply = plain(StatusCode::METHOD_NOT_ALLOWED);
+            reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+            return Err(Box::new(reply));
+        }
+        Ok(())
     }
 
     async fn callback(&self, query: &str) -> Reply {
@@ -309,6 +371,7 @@ impl Door {
 const DONE: &str = "/done";
 const FAILED: &str = "/failed";
 const MOST_CONNECTIONS: usize = 64;
+const MOST_STRANGERS: usize = 4;
 /// A browser follows a redirect at once.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -357,10 +420,12 @@ mod tests {
         let redirect = "http://127.0.0.1:99/callback";
         let read = |text: &str| from_address(text, redirect, &state());
         assert!(read(" http://127.0.0.1:99/callback?state=s3cr3t-state&code=a#x\n").is_ok());
+        assert!(read("127.0.0.1:99/callback?state=s3cr3t-state&code=a").is_ok());
         assert_eq!(read("http://127.0.0.1:98/callback?state=old&code=a").unwrap_err(), Wrong::State);
         for wrong in [
             "4/0code",
             "http://127.0.0.1:99/other?state=s3cr3t-state&code=a",
+            "127.0.0.1:99@evil.test/callback?state=s3cr3t-state&code=a",
             "https://evil.test/callback?state=s3cr3t-state&code=a",
             "",
         ] {

@@ -24,6 +24,8 @@ pub enum Page {
     OtherAttempt,
     /// Something that is no answer.
     NoAnswer,
+    /// A browser of another user, or of nobody knows whom.
+    Stranger,
 }
 
 /// The page as a reply.
@@ -72,6 +74,15 @@ fn words(page: &Page) -> (&'static str, &'static str, String) {
             "bad",
             "<p>This tab belongs to a sign-in that is over, so its answer was not used.</p>\n\
              <p>Close it, and go on in the newest tab, or run <code>valetkey login</code> again.</p>\n"
+                .to_owned(),
+        ),
+        Page::Stranger => (
+            "One more step",
+            "bad",
+            "<p>This browser is another user’s, or runs on another system, so valetkey did not take its answer from \
+             here.</p>\n<p>If you have just signed in: copy the whole address of this tab, and paste it into the terminal in \
+             which <code>valetkey login</code> waits. If that takes none, run <code>valetkey login --no-browser</code> \
+             there.</p>\n<p>Give the address to nobody else.</p>\n"
                 .to_owned(),
         ),
         Page::NoAnswer => (

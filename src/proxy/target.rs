@@ -3,7 +3,9 @@
 //!
 //! What is checked here is byte for byte what is sent. Nothing is decoded and nothing is put right: a path that a server
 //! could read otherwise than the grant does, by decoding it, decoding it twice, or climbing up in it, is refused. One
-//! encoded slash is let through, that of a scoped npm package (`@scope%2fname`), since it cannot name another repository.
+//! encoded slash is let through, that of a scoped npm package (`@scope%2fname`), since it cannot name another repository;
+//! and so are the parameters of a segment (`;x=1`) behind the repository of a Python file: cutting them off, as some
+//! servers do, leads to another file of the same place.
 //!
 //! The host is another matter: pip escapes the colon of a port in a link, and `localhost%3A8443` is read as what it was.
 
@@ -81,7 +83,7 @@ impl Target {
         let host = &*plain_host(host);
         let (path, query) = below.split_once('?').map_or((below, None), |(path, query)| (path, Some(query)));
         let located = hosts.locate(host, path);
-        check_path(path, located.as_ref().is_ok_and(|registry| registry.format == Format::Npm))?;
+        check_path(path, located.as_ref().ok().map(|registry| registry.format))?;
         if !query.unwrap_or_default().bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
             return Err(TargetFault::Malformed("has a query that is not plain"));
         }
@@ -100,7 +102,7 @@ impl Target {
 }
 
 /// Refuses a path that could be another one to somebody else.
-fn check_path(path: &str, npm: bool) -> Result<(), TargetFault> {
+fn check_path(path: &str, format: Option<Format>) -> Result<(), TargetFault> {
     let below = path.strip_prefix('/').ok_or(TargetFault::Malformed("has no path behind the host"))?;
     if below.is_empty() {
         return Ok(());
@@ -112,8 +114,9 @@ fn check_path(path: &str, npm: bool) -> Result<(), TargetFault> {
             return Err(TargetFault::Empty);
         }
         // Behind project and repository, where it can change neither.
-        if !(npm && place >= 2 && is_scoped(segment)) {
-            check_segment(segment).map_err(TargetFault::Malformed)?;
+        let format = format.filter(|_| place >= 2);
+        if !(format == Some(Format::Npm) && is_scoped(segment)) {
+            check_segment(segment, format == Some(Format::Python)).map_err(TargetFault::Malformed)?;
         }
     }
     Ok(())
@@ -130,9 +133,12 @@ fn is_scoped(segment: &str) -> bool {
     halves.zip(name).is_some_and(|((scope, _), name)| part(scope) && part(name))
 }
 
-fn check_segment(segment: &str) -> Result<(), &'static str> {
-    // RFC 3986's characters of a segment, without the semicolon: some servers cut there.
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,=:@".contains(&byte);
+/// `parameters` says whether a semicolon may stand in it, at which some servers cut.
+fn check_segment(segment: &str, parameters: bool) -> Result<(), &'static str> {
+    // RFC 3986's characters of a segment.
+    let fits = |byte: u8| {
+        byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,=:@".contains(&byte) || parameters && byte == b';'
+    };
     if !segment.bytes().all(fits) {
         return Err("has a character in its path that is not plain");
     }
@@ -141,11 +147,14 @@ fn check_segment(segment: &str) -> Result<(), &'static str> {
         return Err("has a broken escape in its path");
     }
     loop {
-        let harmless = |byte: &u8| !b"/\\;".contains(byte) && !byte.is_ascii_control();
+        let harmless =
+            |byte: &u8| !b"/\\".contains(byte) && (parameters || *byte != b';') && !byte.is_ascii_control();
         if !text.iter().all(harmless) {
             return Err("has an encoded separator in its path");
         }
-        if text == b"." || text == b".." {
+        // What is left of it where it is cut.
+        let name = text.split(|byte| *byte == b';').next().unwrap_or_default();
+        if name.is_empty() || name == b"." || name == b".." {
             return Err("climbs in its path");
         }
         // What was encoded twice may hold a percent sign by now, which stands for itself.

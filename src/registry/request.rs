@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::{Format, Hosts, Registry, Rejection, google_format, is_plain};
+use super::{Format, Hosts, Registry, Rejection, google_format, is_plain, project};
 use crate::ask::Access;
 
 impl Hosts {
@@ -73,7 +73,7 @@ pub fn plain_host(host: &str) -> Cow<'_, str> {
 /// The repository in a path of a format.
 fn repository(host: &str, format: Format, path: &str) -> Option<(String, String)> {
     let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
-    let (project, name) = match (format, segments.as_slice()) {
+    let (written, name) = match (format, segments.as_slice()) {
         // Where downloads and uploads of every format are sent on to, on the same host.
         (_, ["artifacts-downloads" | "artifacts-uploads", rest @ ..]) => match rest {
             ["namespaces", project, "repositories", name, _, ..] => ((*project).to_owned(), *name),
@@ -89,7 +89,7 @@ fn repository(host: &str, format: Format, path: &str) -> Option<(String, String)
         ) => ((*project).to_owned(), *name),
         _ => return None,
     };
-    (is_plain(&project) && is_plain(name)).then(|| (project, name.to_owned()))
+    is_plain(name).then(|| Some((project(&written)?.into_owned(), name.to_owned()))).flatten()
 }
 
 /// What stands behind `/v2/`. No project has a dot in its name but one of an organisation with a domain, which
@@ -126,6 +126,11 @@ mod tests {
             ("us-python.pkg.dev/acme/private/simple/hello/", "acme/private"),
             ("us-python.pkg.dev/acme/private/", "acme/private"),
             ("us-python.pkg.dev/acme/private", "acme/private"),
+            ("us-python.pkg.dev/acme.example%3Ap/private/hello/hello-1.0.whl", "acme.example:p/private"),
+            (
+                "us-python.pkg.dev/artifacts-downloads/namespaces/acme.example%3ap/repositories/private/downloads/x",
+                "acme.example:p/private",
+            ),
             ("localhost:8443/acme/private/simple/", "acme/private"),
             ("us-npm.pkg.dev/acme/private/@scope/name/-/@scope/name-1.0.0.tgz", "acme/private"),
             ("us-maven.pkg.dev/acme/private/com/example/a/maven-metadata.xml", "acme/private"),

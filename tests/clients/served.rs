@@ -18,7 +18,7 @@ pub(super) struct Served<'a> {
 }
 
 impl<'a> Served<'a> {
-    fn open(sandbox: &'a Sandbox, access: &str, more: &str) -> Self {
+    pub(super) fn open(sandbox: &'a Sandbox, access: &str, more: &str) -> Self {
         let port = Self::configure(sandbox, &sandbox.index().replace("/simple/", ""), access, more);
         Self { sandbox, port, daemon: sandbox.serve() }
     }
@@ -45,7 +45,7 @@ impl<'a> Served<'a> {
     }
 
     /// The index of the private repository.
-    fn index(&self) -> String {
+    pub(super) fn index(&self) -> String {
         self.url(&format!("/index/localhost:{}/acme/private/simple/", self.sandbox.google.port()))
     }
 
@@ -115,6 +115,43 @@ fn pip_20_3_4_installs_at_a_port() {
 #[test]
 fn uv_newest_installs_at_a_port() {
     installs("uv-newest", uv);
+}
+
+/// A project of an organisation with a domain has a colon in its name, which pip escapes in the links of a page, and
+/// people in addresses.
+fn installs_from_a_project_of_a_domain(name: &str, install: fn(&Client, &Sandbox, &str) -> Command) {
+    let Some(client) = Client::find(name) else { return };
+    for written in ["acme.example:packages", "acme.example%3Apackages"] {
+        let sandbox = Sandbox::new();
+        sandbox.google.add_package("acme.example:packages", "private", "acme-new", "1.0.0", &[]);
+        let host = format!("localhost:{}", sandbox.google.port());
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        sandbox.configure(&format!(
+            "[[listener]]\ntcp = \"127.0.0.1:{port}\"\nrepositories = [\"https://{host}/{written}/private\"]\n"
+        ));
+        sandbox.sign_in();
+        let _daemon = sandbox.serve();
+        let index = format!("http://127.0.0.1:{port}/index/{host}/{written}/private/simple/");
+        assert_success(&run(&sandbox, install(&client, &sandbox, &index).arg("acme-new")));
+        let requests = sandbox.google.registry_requests();
+        assert!(requests.iter().any(|request| request.target.contains("/downloads/")), "{requests:#?}");
+        assert!(requests.iter().all(|request| request.status < 400), "{requests:#?}");
+    }
+}
+
+#[test]
+fn pip_newest_installs_from_a_project_of_a_domain() {
+    installs_from_a_project_of_a_domain("pip-newest", pip);
+}
+
+#[test]
+fn pip_20_3_4_installs_from_a_project_of_a_domain() {
+    installs_from_a_project_of_a_domain("pip-20.3.4", pip);
+}
+
+#[test]
+fn uv_newest_installs_from_a_project_of_a_domain() {
+    installs_from_a_project_of_a_domain("uv-newest", uv);
 }
 
 /// A project of a tool's own, whose source is the port.

@@ -397,7 +397,7 @@ fn ten_thousand_idle_connections_keep_no_helper_out() {
 }
 
 /// A daemon of another version: answers one question, then tells what else it was asked.
-fn other_version(sandbox: &Sandbox, version: &str, started_by: &str) -> std::thread::JoinHandle<Vec<String>> {
+pub(super) fn other_version(sandbox: &Sandbox, version: &str, started_by: &str) -> std::thread::JoinHandle<Vec<String>> {
     sandbox_runtime(sandbox);
     let listener = UnixListener::bind(sandbox.socket()).unwrap();
     let (version, started_by) = (version.to_owned(), started_by.to_owned());

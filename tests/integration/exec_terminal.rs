@@ -19,7 +19,7 @@ fn at_terminal(sandbox: &Sandbox, daemon: &RegistryDaemon, words: &[&str], scrip
     run
 }
 
-const DRIVER: &str = r#"
+pub(super) const DRIVER: &str = r#"
 import os, pty, select, signal, sys, time
 seen = ""
 def start(words):

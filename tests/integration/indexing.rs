@@ -11,31 +11,31 @@ use super::harness::{Daemon, Sandbox};
 use super::passing::{Answer, exchange, lines, setting};
 use super::stand_in::{Authorization, Fault, Options, StandIn};
 
-const JSON: &str = "application/vnd.pypi.simple.v1+json";
-const PAGE: &str = "/acme/private/simple/acme-hello/";
+pub(super) const JSON: &str = "application/vnd.pypi.simple.v1+json";
+pub(super) const PAGE: &str = "/acme/private/simple/acme-hello/";
 
 /// The path of the daemon's index for a path of the stand-in's registry.
-fn index(sandbox: &Sandbox, path: &str) -> String {
+pub(super) fn index(sandbox: &Sandbox, path: &str) -> String {
     format!("/index/localhost:{}{path}", sandbox.google.port())
 }
 
-fn call(sandbox: &Sandbox, method: &str, path: &str, accept: &str) -> Answer {
+pub(super) fn call(sandbox: &Sandbox, method: &str, path: &str, accept: &str) -> Answer {
     let head =
         format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\naccept: {accept}\r\n\r\n");
     Answer::read(&exchange(sandbox, head.as_bytes()), method == "HEAD")
 }
 
-fn get(sandbox: &Sandbox, path: &str) -> Answer {
+pub(super) fn get(sandbox: &Sandbox, path: &str) -> Answer {
     call(sandbox, "GET", path, "text/html")
 }
 
 /// The path that a relative link on the page at `path` leads to, without its hash.
-fn followed(path: &str, link: &str) -> String {
+pub(super) fn followed(path: &str, link: &str) -> String {
     let base = url::Url::parse(&format!("http://x{path}")).unwrap();
     base.join(link).unwrap().path().to_owned()
 }
 
-fn links(page: &Answer) -> Vec<String> {
+pub(super) fn links(page: &Answer) -> Vec<String> {
     page.text().split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
 }
 

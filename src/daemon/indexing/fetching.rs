@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use url::{Position, Url};
 
 use super::super::passing::Record;
+use super::unpacked::unpacked;
 use crate::ask::Access;
 use crate::broker::Broker;
 use crate::broker::choice::Sources;
-use crate::error::{Failure, Kind, printable};
+use crate::error::{Failure, Kind};
 use crate::google::artifact_registry::{RepositoryName, has_python_repository};
 use crate::grant::ProxyGrant;
 use crate::http::body::Body;
@@ -36,7 +37,7 @@ impl Fetch for Fetcher<'_> {
     async fn page(&self, _: &Repository, page: &Url, accept: &str) -> Result<Answer<Body>, Failure> {
         let passed = self.proxy.pass(self.grant, question(page, accept)?).await;
         let (answer, answered) = self.record().note(passed);
-        answered_by(answer?, address(answered.as_ref(), page)?)
+        answered_by(answer?, address(answered.as_ref(), page)?).await
     }
 
     async fn public_page(&self, page: &Url, accept: &str) -> Result<Answer<Body>, Failure> {
@@ -51,7 +52,7 @@ impl Fetch for Fetcher<'_> {
             let next = location.and_then(|location| url.join(location.to_str().ok()?).ok());
             match next.filter(|next| next.origin() == url.origin() && next.username().is_empty()) {
                 Some(next) => url = next,
-                None => return answered_by(answer.map(Body::stream), url),
+                None => return answered_by(answer.map(Body::stream), url).await,
             }
             url.set_fragment(None);
             answer.into_body().drain().await;
@@ -91,7 +92,8 @@ pub(super) fn question(page: &Url, accept: &str) -> Result<Request<Body>, Failur
     get(path.parse().map_err(|_| unsendable())?, accept)
 }
 
-/// Without conditions: what is unchanged there is not what we gave. Without compression: a page is read as it passes.
+/// Without conditions: what is unchanged there is not what we gave. Without compression: a page is read as it passes. Who
+/// compresses it all the same is put up with.
 fn get(uri: Uri, accept: &str) -> Result<Request<Body>, Failure> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = uri;
@@ -105,25 +107,12 @@ fn get(uri: Uri, accept: &str) -> Result<Request<Body>, Failure> {
     Ok(request)
 }
 
-fn answered_by(answer: Response<Body>, url: Url) -> Result<Answer<Body>, Failure> {
+async fn answered_by(answer: Response<Body>, url: Url) -> Result<Answer<Body>, Failure> {
     let status = answer.status().as_u16();
-    if status == 200 {
-        check_encoding(answer.headers())?;
-    }
     let content_type = text_of(answer.headers(), &header::CONTENT_TYPE).map(str::to_owned);
-    Ok(Answer { status, url, content_type, body: answer.into_body() })
-}
-
-pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
-    let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-    match encodings.map(HeaderValue::as_bytes).find(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
-        None => Ok(()),
-        Some(encoding) => {
-            let encoding = printable(&String::from_utf8_lossy(encoding));
-            let text = format!("the page came in the encoding {encoding:?}, which was not asked for");
-            Err(Failure::new(Kind::Upstream, text))
-        }
-    }
+    let (head, body) = answer.into_parts();
+    let body = if status == 200 { unpacked(&head.headers, body).await? } else { body };
+    Ok(Answer { status, url, content_type, body })
 }
 
 /// The address that answered. One that was not even asked cannot have.

@@ -2,9 +2,11 @@
 //!
 //! A link to the registry of the page, or to another host that the grant admits, comes back through us; any other
 //! https link stays what it is, as an absolute one, and the client follows it by itself, without a token. Links that are
-//! neither are taken away. Percent-encoding, queries and fragments (the hashes) are kept.
+//! neither are taken away. Percent-encoding, queries and fragments (the hashes) are kept; what stands unencoded in a path
+//! and is no character of one (a bracket, a percent sign of its own) is encoded, as clients do, so that everybody asks for
+//! the same.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use url::{Position, Url};
@@ -84,7 +86,10 @@ impl Links {
         if reference.len() > LONGEST {
             return None;
         }
-        let url = self.base.join(reference).ok().filter(|url| url.scheme() == "https")?;
+        let mut url = self.base.join(reference).ok().filter(|url| url.scheme() == "https")?;
+        if let Some(path) = encoded(url.path()) {
+            url.set_path(&path);
+        }
         match &self.reach {
             Reach::Registry { page, mount, admits } if url.origin() == page.origin() || admits(&url) => {
                 Some(through(&url, page, mount))
@@ -122,6 +127,29 @@ fn is_page_of_same_index(url: &Url, page: &Url) -> bool {
         }
         _ => false,
     }
+}
+
+/// The path with everything encoded that RFC 3986 does not have in one, where there is such a thing.
+fn encoded(path: &str) -> Option<String> {
+    let bytes = path.as_bytes();
+    let is_escape =
+        |at: usize| bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    let fits = |at: usize, byte: u8| match byte {
+        b'%' => is_escape(at),
+        _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte),
+    };
+    if bytes.iter().enumerate().all(|(at, byte)| fits(at, *byte)) {
+        return None;
+    }
+    let mut written = String::with_capacity(path.len() + 8);
+    for (at, byte) in bytes.iter().enumerate() {
+        if fits(at, *byte) {
+            written.push(char::from(*byte));
+        } else {
+            let _ = write!(written, "%{byte:02X}");
+        }
+    }
+    Some(written)
 }
 
 /// No link that anybody follows is longer.
@@ -197,6 +225,24 @@ mod tests {
             let link = rewrite(&format!("/p/r/{rest}"));
             assert_eq!(link, Some(format!("/registry/europe-python.pkg.dev/p/r/{rest}")));
         }
+    }
+
+    #[test]
+    fn what_no_path_has_is_encoded_once() {
+        for (path, written) in [
+            ("a[b]/c.whl", "a%5Bb%5D/c.whl"),
+            ("a|b^c`.whl", "a%7Cb%5Ec%60.whl"),
+            ("100%.whl", "100%25.whl"),
+            ("%zz%4", "%25zz%254"),
+            ("dir;x=1/a.whl;y=[2]?q=[3]#egg=a[b]", "dir;x=1/a.whl;y=%5B2%5D?q=[3]#egg=a[b]"),
+            ("%5B%25é", "%5B%25%C3%A9"),
+        ] {
+            let link = rewrite(&format!("/p/r/{path}"));
+            assert_eq!(link, Some(format!("/registry/europe-python.pkg.dev/p/r/{written}")));
+        }
+        let page = Url::parse("https://public.example/simple/hello/").unwrap();
+        let outside = Links::of_public(&page).rewrite("a[b].whl");
+        assert_eq!(outside.as_deref(), Some("https://public.example/simple/hello/a%5Bb%5D.whl"));
     }
 
     #[test]

@@ -87,28 +87,41 @@ impl Accept {
         parts.join(", ")
     }
 
-    /// What the registry's `Content-Type` says that its page is, and the `Content-Type` to pass it on with: the same,
-    /// unless the client knows HTML by its other name only.
+    /// What the registry's `Content-Type` says that its page is, and the `Content-Type` of ours: the same form, unless
+    /// the client knows HTML by its other name only, and in UTF-8, whatever the registry's is written in.
     ///
     /// # Errors
     /// When it is no page of version 1, or one that the client does not accept.
     pub fn admit(&self, content_type: Option<&str>) -> Result<(Format, String), NegotiationFault> {
         let content_type = content_type.unwrap_or_default();
-        let (essence, parameters) =
-            content_type.split_at(content_type.find(';').unwrap_or(content_type.len()));
+        let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
         let essence = essence.trim();
-        let format = FORMS
-            .iter()
-            .find_map(|(media_type, format)| media_type.eq_ignore_ascii_case(essence).then_some(*format))
-            .ok_or_else(|| NegotiationFault::NotAPage(printable(essence).chars().take(80).collect()))?;
-        let accepted =
-            || FORMS.iter().zip(self.qualities).filter(|(form, quality)| form.1 == format && *quality > 0);
-        if accepted().any(|(form, _)| form.0.eq_ignore_ascii_case(essence)) {
-            return Ok((format, content_type.to_owned()));
+        let not_a_page =
+            |what: &str| Err(NegotiationFault::NotAPage(printable(what).chars().take(80).collect()));
+        let Some((own, format)) = FORMS.iter().find(|form| form.0.eq_ignore_ascii_case(essence)) else {
+            return not_a_page(essence);
+        };
+        if is_unlike_ascii(parameters) {
+            return not_a_page(content_type);
         }
-        let (other, _) = accepted().next().ok_or(NegotiationFault::NotAcceptable)?;
-        Ok((format, format!("{}{parameters}", other.0)))
+        let accepted =
+            || FORMS.iter().zip(self.qualities).filter(|(form, quality)| form.1 == *format && *quality > 0);
+        let same = accepted().find(|(form, _)| form.0 == *own);
+        let ((media_type, _), _) =
+            same.or_else(|| accepted().next()).ok_or(NegotiationFault::NotAcceptable)?;
+        let charset = if *format == Format::Html { "; charset=utf-8" } else { "" };
+        Ok((*format, format!("{media_type}{charset}")))
     }
+}
+
+/// Whether a page's `charset` is one in which no tag could be seen.
+fn is_unlike_ascii(parameters: &str) -> bool {
+    let mut pairs = parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+    let charset = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+    charset.is_some_and(|(_, value)| {
+        let value = value.trim().trim_matches('"').to_ascii_lowercase();
+        UNLIKE_ASCII.iter().any(|beginning| value.starts_with(beginning))
+    })
 }
 
 /// One element of an `Accept` header.
@@ -184,6 +197,9 @@ const FORMS: [(&str, Format); 3] = [
     (LEGACY, Format::Html),
 ];
 const LEGACY: &str = "text/html";
+/// How the names of such encodings begin.
+const UNLIKE_ASCII: [&str; 8] =
+    ["utf-16", "utf16", "utf-32", "utf32", "utf-7", "ucs-", "iso-2022", "iso-10646"];
 const MOST_RANGES: usize = 32;
 
 #[cfg(test)]
@@ -246,17 +262,26 @@ mod tests {
     }
 
     #[test]
-    fn what_came_is_passed_on_as_what_it_is() {
+    fn a_page_goes_on_in_the_form_it_came_in_and_in_utf_8() {
         let pip = Accept::parse(Some(&format!("{JSON}, {HTML};q=0.1, text/html;q=0.01"))).unwrap();
         let admitted = |format, text: &str| Ok((format, text.to_owned()));
-        for (content_type, format) in
-            [("text/html; charset=utf-8", Format::Html), (HTML, Format::Html), (JSON, Format::Json)]
-        {
-            assert_eq!(pip.admit(Some(content_type)), admitted(format, content_type));
+        let (legacy, html) = ("text/html; charset=utf-8", format!("{HTML}; charset=utf-8"));
+        for (content_type, format, ours) in [
+            ("text/html; charset=utf-8", Format::Html, legacy),
+            ("Text/HTML;charset=Latin-1;x=y", Format::Html, legacy),
+            (HTML, Format::Html, &*html),
+            (JSON, Format::Json, JSON),
+            (&format!("{JSON}; charset=utf-8"), Format::Json, JSON),
+        ] {
+            assert_eq!(pip.admit(Some(content_type)), admitted(format, ours));
         }
         let old = Accept::parse(None).unwrap();
         let latin = format!("{HTML};charset=latin-1");
-        assert_eq!(old.admit(Some(&latin)), admitted(Format::Html, "text/html;charset=latin-1"));
+        assert_eq!(old.admit(Some(&latin)), admitted(Format::Html, legacy));
+        for charset in ["utf-16", "\"UTF-16LE\"", "utf-7", "ISO-2022-JP"] {
+            let fault = old.admit(Some(&format!("text/html; charset={charset}")));
+            assert!(matches!(fault, Err(NegotiationFault::NotAPage(_))), "{charset}");
+        }
         assert_eq!(old.admit(Some(JSON)), Err(NegotiationFault::NotAcceptable));
         for content_type in [None, Some(""), Some("application/json"), Some("text/plain"), Some("text/htmlx")]
         {

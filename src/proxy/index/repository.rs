@@ -9,7 +9,7 @@ use url::Url;
 
 use super::name::ProjectName;
 use crate::registry::request::plain_host;
-use crate::registry::{Format, Hosts};
+use crate::registry::{self, Format, Hosts, is_plain};
 
 /// A repository that serves the Simple API at `https://HOST/PROJECT/REPOSITORY/simple/`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,7 +33,8 @@ impl Repository {
     /// `host` has its port where it is not 443. None where a part is not plain.
     #[must_use]
     pub fn new(host: &str, project: &str, name: &str) -> Option<Self> {
-        if host.is_empty() || host.contains('@') || !is_plain(project) || !is_plain(name) {
+        let project = registry::project(project)?;
+        if host.is_empty() || host.contains('@') || !is_plain(name) {
             return None;
         }
         let text = format!("https://{host}/{project}/{name}/simple/");
@@ -53,10 +54,12 @@ impl Repository {
         };
         let registry = hosts.resolve(&url).ok().filter(|registry| registry.format == Format::Python)?;
         let (project, name) = registry.repository?;
-        let path = format!("{}/{project}/{name}", registry.host);
-        let rest = url.split_once(&path)?.1.trim_matches('/');
+        let path = url.split_once("://")?.1.split_once('/')?.1;
+        let rest = path.splitn(3, '/').nth(2).unwrap_or_default();
         // What people copy: the repository itself, or its index.
-        matches!(rest, "" | "simple").then(|| Self::new(&registry.host, &project, &name)).flatten()
+        matches!(rest.trim_matches('/'), "" | "simple")
+            .then(|| Self::new(&registry.host, &project, &name))
+            .flatten()
     }
 
     /// `HOST/PROJECT/REPOSITORY`
@@ -116,12 +119,6 @@ pub(super) fn page_below(root: &Url, name: &ProjectName) -> Url {
     page
 }
 
-/// As `registry` reads the segments that name a repository.
-fn is_plain(segment: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
-    !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(good)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +144,10 @@ mod tests {
         assert_eq!(
             Target::parse("localhost%3A8443/acme/private/simple/hello-lib/"),
             Target::parse("localhost:8443/acme/private/simple/hello-lib/")
+        );
+        assert_eq!(
+            Target::parse("localhost:8443/acme.example%3Ap/private/simple/hello-lib/"),
+            Target::parse("localhost:8443/acme.example:p/private/simple/hello-lib/")
         );
         for path in
             ["", "simple", "hello/hello-1.0.whl", "simple/hello/hello-1.0.whl", "simple//", "simple///hello/"]

@@ -1,6 +1,6 @@
 //! A page on its way through us: chunks in, chunks out, whatever it is written in.
 //!
-//! Nothing waits for the end of a page, and no page is held in memory. A page that breaks off or breaks its own
+//! What comes is read, and what goes is written by us: no two clients can read two different pages out of it. Nothing waits for the end of a page, and no page is held in memory. A page that breaks off or breaks its own
 //! rules is a fault, upon which the answer is to be broken off too: half a page must never look like a whole one.
 
 use thiserror::Error;
@@ -17,10 +17,13 @@ pub enum RewriteFault {
     /// HTML that can be read in two ways, or a tag without an end.
     #[error("the registry's page is broken HTML")]
     Html(#[source] lol_html::errors::RewritingError),
-    /// No JSON, or a file without a URL.
+    /// No JSON, or an object that can be read in two ways.
     #[error("the registry's page is broken JSON")]
     Json(#[source] serde_json::Error),
-    /// JSON of another shape than a page's.
+    /// No tag could be seen in it.
+    #[error("the registry's page is written in UTF-16, and the pages of an index are written in UTF-8")]
+    Encoding,
+    /// JSON of another shape than a page's, or a file without a URL.
     #[error("the registry's page is no object of the Simple API")]
     Shape,
     /// It ended too early.
@@ -47,6 +50,7 @@ impl Fault for RewriteFault {
 pub struct Rewriter {
     page: Page,
     seen: usize,
+    given: usize,
 }
 
 #[derive(Debug)]
@@ -63,7 +67,7 @@ impl Rewriter {
             Format::Html => Page::Html(Box::new(HtmlRewriter::new(links))),
             Format::Json => Page::Json(Box::new(JsonRewriter::new(links))),
         };
-        Self { page, seen: 0 }
+        Self { page, seen: 0, given: 0 }
     }
 
     /// Takes the next chunk of the registry's page and gives what of ours is ready, perhaps nothing yet.
@@ -78,6 +82,11 @@ impl Rewriter {
             Page::Json(page) => page.feed(chunk),
             Page::Broken => Err(RewriteFault::GivenUp),
         };
+        self.given = self.given.saturating_add(output.as_ref().map_or(0, Vec::len));
+        let output = output.and_then(|given| {
+            // A short link may have become a long one.
+            if self.given > LARGEST_PAGE { Err(RewriteFault::TooLarge) } else { Ok(given) }
+        });
         if output.is_err() {
             self.page = Page::Broken;
         }

@@ -24,6 +24,8 @@ pub enum Fault {
     Status { code: u16, retry_after: Option<u64>, body: String, content_type: String },
     /// An error in the form of RFC 6749 5.2, with Google's `error_subtype`.
     OAuthError { code: u16, error: String, subtype: Option<String>, description: String },
+    /// A 200 of these bytes under these headers.
+    Page { headers: Vec<(&'static str, String)>, body: Vec<u8> },
     /// Takes the request and never answers, until the stand-in is dropped.
     Hang,
     /// Takes the request and closes the connection without a byte.
@@ -140,6 +142,13 @@ pub(super) async fn judge(fault: Option<Fault>) -> Verdict {
                 body["error_subtype"] = subtype.into();
             }
             Verdict::Answer(json_text(code, body.to_string()))
+        }
+        Fault::Page { headers, body } => {
+            let mut response = Response::builder().status(200);
+            for (name, value) in headers {
+                response = response.header(name, value);
+            }
+            Verdict::Answer(response.body(Body::whole(body)).expect("a valid fault"))
         }
         Fault::Hang => std::future::pending().await,
         Fault::CloseAtOnce => Verdict::Close,

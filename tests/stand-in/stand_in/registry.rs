@@ -99,7 +99,9 @@ fn page(control: &Control, call: &Call, token: Option<&str>) -> Answer {
     if let Some((kind, content)) = control.state().raw.get(&call.path).filter(|_| !writes) {
         return Ok(with_type(200, kind, content.clone()));
     }
-    let segments: Vec<&str> = call.path.split('/').skip(1).collect();
+    // The colon of a project of a domain, as pip and twine write it.
+    let path = call.path.replacen("%3A", ":", 1).replacen("%3a", ":", 1);
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
     if let ["v1", "projects", project, "locations", location, "repositories", repo] = segments.as_slice() {
         return description(control, project, location, repo);
     }
