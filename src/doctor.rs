@@ -169,7 +169,7 @@ async fn sources(client: &Client, tell: &mut dyn FnMut(Finding)) {
     let sources = fallback::sources(&client.config, &client.environment, &client.paths, named);
     for candidate in sources.candidates(None) {
         let until = tokio::time::Instant::now() + Ask::LONGEST;
-        let request = Request { access: Access::Read, until, force: false };
+        let request = Request::new(Access::Read, until);
         match sources.try_candidate(&candidate, request).await {
             Ok(minted) => {
                 let identity =

@@ -4,11 +4,15 @@
 pub mod body;
 pub mod client;
 pub mod headers;
+pub mod named;
 pub mod patience;
 pub mod patient;
+pub mod pinned;
 pub mod pool;
 pub mod proxy;
 pub mod server;
 pub mod stream;
+pub mod trust;
 pub mod unfinished;
+pub mod waiting;
 pub mod wide;

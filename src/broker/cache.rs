@@ -21,7 +21,7 @@ use crate::ask::{Access, NamedSource, Whose};
 use crate::clock::{Clock, between};
 use crate::error::{Failure, Kind};
 use crate::google::credential_file::Stamp;
-use crate::google::source::{Minted, Request};
+use crate::google::source::{Meanwhile, Minted, Request};
 use crate::registry::Registry;
 use crate::secret::Fingerprint;
 
@@ -33,6 +33,11 @@ pub trait Upstream: Debug + Send + Sync + 'static {
         named: Option<&NamedSource>,
         request: Request,
     ) -> impl Future<Output = Result<Minted, Failure>> + Send;
+
+    /// How long it may go on when its asker has left.
+    fn lingers(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// What changes when the identity behind a source may have changed. May wait for a file system.
     fn stamps(&self, named: Option<&NamedSource>) -> Vec<Option<Stamp>>;
@@ -124,6 +129,8 @@ type Outcome = Result<Arc<Minted>, Failure>;
 struct Flight {
     landing: watch::Receiver<Option<Outcome>>,
     until: Instant,
+    /// What is said to an asker who cannot wait for it.
+    meanwhile: Meanwhile,
 }
 
 /// What is known of the token that an asker holds already.
@@ -178,6 +185,9 @@ impl<U: Upstream> Cache<U> {
     }
 
     async fn token_again(&self, key: &Key, again: Again, until: Instant) -> Outcome {
+        let lingers = !self.0.upstream.lingers().is_zero();
+        // Then nothing lands in time to say what is wrong, and the answer has a way to go.
+        let until = if lingers { until.checked_sub(LANDING).unwrap_or(until) } else { until };
         loop {
             let (flight, wait, old) = match self.decide(key, again, until) {
                 Step::Look => {
@@ -196,8 +206,7 @@ impl<U: Upstream> Cache<U> {
                 (Some(Err(failure)), _) if failure.kind == Kind::Deadline && flight.until < until => {}
                 (Some(Err(failure)), _) => break Err(failure),
                 (None, _) if Instant::now() >= until => {
-                    break Err(Failure::new(Kind::Deadline, "no token came in time")
-                        .with_hint("run `valetkey doctor` to see what is slow"));
+                    break Err(flight.meanwhile.said().unwrap_or_else(late));
                 }
                 (None, _) => {}
             }
@@ -290,12 +299,15 @@ impl<U: Upstream> Cache<U> {
                 entry.forced = Some(now);
             }
             let (sender, landing) = watch::channel(None);
-            let flight = Flight { landing, until };
+            // The source ends first, so that the asker hears what it says; or it goes on for the next one.
+            let landing_by = until.checked_sub(LANDING).unwrap_or(until);
+            let lingers = inner.upstream.lingers();
+            let at_most = if lingers.is_zero() { landing_by } else { until.max(now + lingers) };
+            let mut request = Request { at_most, ..Request::new(key.access, landing_by) };
+            request.force = refused;
+            let flight = Flight { landing, until, meanwhile: request.meanwhile.clone() };
             entry.flight = Some(flight.clone());
             inner.counters.flights.fetch_add(1, Ordering::Relaxed);
-            // The source ends first, so that the asker hears what it says.
-            let landing_by = until.checked_sub(LANDING).unwrap_or(until);
-            let request = Request { access: key.access, until: landing_by, force: refused };
             tasks.spawn(fly(Arc::clone(inner), key.clone(), request, sender));
             flight
         });
@@ -354,7 +366,7 @@ async fn fly<U: Upstream>(
     request: Request,
     landing: watch::Sender<Option<Outcome>>,
 ) {
-    let patience = request.until.saturating_duration_since(Instant::now());
+    let (start, patience) = (Instant::now(), request.until.saturating_duration_since(Instant::now()));
     // In a task of its own: a source that panics is a failure like any other.
     let minting = {
         let (inner, named) = (Arc::clone(&inner), key.named.clone());
@@ -387,7 +399,8 @@ async fn fly<U: Upstream>(
                 let rest = failure.retry_after.unwrap_or(if failure.transient { BRIEFLY } else { A_WHILE });
                 let over = now + rest.min(LEAVE_ALONE);
                 entry.rest_until = Some(over);
-                // That a source does not answer in no time says nothing about it.
+                // That a source does not answer in no time says nothing about it; some go on for longer than one asker.
+                let patience = if failure.kind == Kind::Deadline { now - start } else { patience };
                 entry.failure =
                     (patience >= SHORTEST).then(|| Remembered { failure: failure.clone(), over, patience });
             }
@@ -404,6 +417,11 @@ async fn landed(mut flight: Flight, until: Instant) -> Option<Outcome> {
         Ok(Err(_)) => Some(Err(grief())),
         Err(_) => None,
     }
+}
+
+fn late() -> Failure {
+    Failure::new(Kind::Deadline, "no token came in time")
+        .with_hint("run `valetkey doctor` to see what is slow")
 }
 
 fn grief() -> Failure {

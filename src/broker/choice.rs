@@ -185,7 +185,7 @@ impl Sources {
         // A file system that does not answer is a hang like any other.
         let start = Instant::now();
         let Ok(Ok(credential)) = tokio::time::timeout_at(request.until, read).await else {
-            return Err(SourceFault::Deadline { what: shown_path(path), waited: start.elapsed() });
+            return Err(SourceFault::unanswered(path, start.elapsed()));
         };
         match credential? {
             CredentialFile::ServiceAccount(key) => {
@@ -200,7 +200,7 @@ impl Upstream for Sources {
     async fn mint(&self, key: Option<&NamedSource>, request: Request) -> Result<Minted, Failure> {
         let mut absent = Vec::new();
         for candidate in self.candidates(key) {
-            match self.try_candidate(&candidate, request).await {
+            match self.try_candidate(&candidate, request.clone()).await {
                 Ok(minted) => return Ok(Minted { passed_over: absent, ..minted }),
                 Err(SourceFault::Absent(reason)) => absent.push(reason),
                 Err(fault) if self.passes_over(&candidate, key) => absent.push(fault.to_string()),
@@ -208,6 +208,10 @@ impl Upstream for Sources {
             }
         }
         Err(nothing_found(key.or(self.default.as_ref()), absent))
+    }
+
+    fn lingers(&self) -> std::time::Duration {
+        self.world.lingers
     }
 
     /// Files whose change means another identity: a new sign-in, another gcloud account.

@@ -91,7 +91,8 @@ fn serve(
     let counters = Arc::new(Counters::default());
     let reload = Box::new(move || {
         let config = Config::load(&environment, &paths)?;
-        let sources = fallback::sources(&config, &environment, &paths, source.clone());
+        let mut sources = fallback::sources(&config, &environment, &paths, source.clone());
+        sources.world.lingers = LINGERS;
         let clock = sources.world.clock;
         let broker = Broker::new(Hosts::new(&config.registries), sources, clock, Arc::clone(&counters));
         Ok(Loaded {
@@ -238,11 +239,13 @@ fn start_tracing(log: Log, level: LogLevel) {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    // Others may log what we would not: gcp_auth prints whole bodies at WARN.
+    // Others may log what we would not.
     let targets = Targets::new().with_default(LevelFilter::ERROR).with_target("valetkey", level);
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(log);
     let _ = tracing_subscriber::registry().with(targets).with(lines).try_init();
 }
 
+/// What a daemon lets finish that takes longer than an asker waits: a gcloud on a cold disk.
+const LINGERS: Duration = Duration::from_secs(150);
 /// An ask lives nine seconds, and so does an old daemon that was asked to end.
 const TAKE_OVER: Duration = Duration::from_secs(11);

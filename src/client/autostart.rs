@@ -94,7 +94,7 @@ fn failed(reason: &str) -> Failure {
         .with_hint("set VALETKEY_AUTO_START=false to do without it")
 }
 
-const PASSED_ON: [&str; 20] = [
+const PASSED_ON: [&str; 25] = [
     "HOME",
     "PATH",
     "USER",
@@ -104,6 +104,11 @@ const PASSED_ON: [&str; 20] = [
     "TZ",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "PIP_CERT",
+    "PIP_CONFIG_FILE",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
     "HTTPS_PROXY",
     "https_proxy",
     "ALL_PROXY",

@@ -14,6 +14,7 @@ use crate::error::{Failure, Kind};
 use crate::google::accounts::Accounts;
 use crate::google::credential_file::CredentialFile;
 use crate::google::endpoints::Endpoints;
+use crate::google::gcloud::Turn;
 use crate::google::source::World;
 use crate::http::client::HttpClient;
 use crate::paths::Paths;
@@ -33,6 +34,8 @@ pub fn sources(
         environment: environment.clone(),
         clock: Clock::system(),
         policy: config.policy.clone(),
+        gcloud: Turn::default(),
+        lingers: Duration::ZERO,
     };
     Sources::new(world, paths, config.accounts.clone(), default)
 }

@@ -227,8 +227,8 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// The daemon gives a registry a minute to send its next piece.
-const IDLE: Duration = Duration::from_secs(75);
+/// The daemon gives a registry two minutes to send its next piece.
+const IDLE: Duration = Duration::from_secs(150);
 const MOST: u8 = 3;
 const CONDITIONS: [HeaderName; 4] = [
     hyper::header::IF_NONE_MATCH,

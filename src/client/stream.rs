@@ -9,13 +9,11 @@ use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::Builder;
 use hyper::header::{CONNECTION, HOST, HeaderValue};
@@ -31,6 +29,8 @@ use super::locate::Carrier;
 use super::resume::Answer;
 use crate::carrier::agent::AgentChannel;
 use crate::error::{Fault, Kind};
+use crate::http::body::Progress;
+use crate::http::waiting::Waiting;
 use crate::sys;
 
 /// A way to the daemon.
@@ -71,6 +71,9 @@ pub enum WayFault {
     /// Nothing came in time.
     #[error("the daemon at {} did not answer within {} s", path.display(), waited.as_secs())]
     Deadline { path: PathBuf, waited: Duration },
+    /// The rest of an answer does not come.
+    #[error("the daemon at {} broke off in the middle of its answer: {problem}", path.display())]
+    Half { path: PathBuf, problem: String },
     /// An answer longer than the asker takes.
     #[error("the answer of the daemon at {} is too long", .0.display())]
     TooLong(PathBuf),
@@ -89,7 +92,9 @@ impl Fault for WayFault {
         match self {
             Self::Unreachable { .. } => Some("start the daemon that serves it".to_owned()),
             Self::Foreign { .. } => Some("end that process, or remove the socket".to_owned()),
-            Self::Broken { .. } | Self::Deadline { .. } => Some("look at that daemon's log".to_owned()),
+            Self::Broken { .. } | Self::Half { .. } | Self::Deadline { .. } => {
+                Some("look at that daemon's log".to_owned())
+            }
             Self::TooLong(_) => None,
         }
     }
@@ -154,8 +159,15 @@ impl Way {
             let (response, mover) = self.exchange(request, BUSY).await?;
             let _task = mover.spawn();
             let status = response.status();
-            let body = Limited::new(response.into_body(), LARGEST).collect().await;
-            Ok((status, body.map_err(|_| WayFault::TooLong(self.path().to_owned()))?.to_bytes()))
+            let body = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| {
+                let path = self.path().to_owned();
+                if error.is::<LengthLimitError>() {
+                    WayFault::TooLong(path)
+                } else {
+                    WayFault::Half { path, problem: error.to_string() }
+                }
+            });
+            Ok((status, body?.to_bytes()))
         };
         timeout(patience, whole).await.unwrap_or_else(|_| Err(self.late(patience)))
     }
@@ -164,7 +176,7 @@ impl Way {
     /// is being restarted, and is made again if its stream breaks before an answer.
     ///
     /// # Errors
-    /// When there is no daemon, or no head within its time, counted from the last piece of the request's body.
+    /// When there is no daemon, or no head within its time: longer than the daemon waits for the registry.
     pub async fn send(&self, request: Request<Sent>) -> Result<Response<Answer>, WayFault> {
         let repeatable =
             matches!(*request.method(), Method::GET | Method::HEAD) && request.body().is_end_stream();
@@ -212,21 +224,25 @@ impl Way {
             .map_err(broken)?;
         // Whoever reads the answer hears of an error.
         let mut mover = Mover::Here(Box::pin(async move { drop(moving.await) }));
-        let taken = Arc::new(AtomicU64::new(0));
-        let request = request.map(|body| Counted { body, moved: Arc::clone(&taken) });
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let taken = Progress::default();
+        if request.body().is_end_stream() {
+            taken.end();
+        }
+        let mut waiting = Waiting::new(reads, Some(taken.clone()), ON_TOP);
+        let request = request.map(|body| Counted { body, taken });
         let answer = sender.send_request(request);
         tokio::pin!(answer);
-        let mut seen = 0;
+        let start = Instant::now();
         loop {
             let head = poll_fn(|context| {
                 mover.poll(context);
                 answer.as_mut().poll(context)
             });
-            match timeout_at(Instant::now() + HEAD, head).await {
+            match timeout_at(waiting.due(), head).await {
                 Ok(response) => return Ok((response.map_err(broken)?, mover)),
-                // As long as an upload moves, the answer is not due.
-                Err(_) if taken.load(Ordering::Relaxed) > seen => seen = taken.load(Ordering::Relaxed),
-                Err(_) => return Err(self.late(HEAD)),
+                Err(_) if waiting.is_over() => return Err(self.late(start.elapsed())),
+                Err(_) => {}
             }
         }
     }
@@ -359,7 +375,7 @@ impl AsyncWrite for Deaf {
 /// A body that counts what is taken of it.
 struct Counted {
     body: Sent,
-    moved: Arc<AtomicU64>,
+    taken: Progress,
 }
 
 impl Body for Counted {
@@ -371,9 +387,15 @@ impl Body for Counted {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let poll = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &poll {
-            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-            self.moved.fetch_add(length, Ordering::Relaxed);
+        match &poll {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.taken.add(frame.data_ref().map_or(0, Bytes::len) as u64);
+                if self.body.is_end_stream() {
+                    self.taken.end();
+                }
+            }
+            Poll::Ready(_) => self.taken.end(),
+            Poll::Pending => {}
         }
         poll
     }
@@ -387,8 +409,14 @@ impl Body for Counted {
     }
 }
 
-/// The daemon waits for a token, and then as long again for a registry.
-const HEAD: Duration = Duration::from_secs(75);
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.taken.end();
+    }
+}
+
+/// The daemon waits for a token and a connection, and once more where the first token is refused.
+const ON_TOP: Duration = Duration::from_secs(60);
 /// A daemon that is restarted is back within this.
 pub(super) const RESTART: Duration = Duration::from_secs(5);
 /// One with many askers accepts within this.

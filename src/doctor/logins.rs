@@ -22,7 +22,7 @@ pub(super) async fn examine(client: &Client, tell: &mut dyn FnMut(Finding)) {
     for login in &accounts.logins {
         let candidate = Candidate::StoredLogin { state: state.clone(), account: Some(login.account.clone()) };
         let until = Instant::now() + Ask::LONGEST;
-        let request = Request { access: login.access, until, force: false };
+        let request = Request::new(login.access, until);
         tell(match sources.try_candidate(&candidate, request).await {
             Ok(_) => Finding::fine("login", format!("{}: works", describe(login))),
             Err(fault) => Finding::wrong("login", &Failure::from(fault)),

@@ -21,12 +21,12 @@ pub enum CredentialFile {
     AuthorizedUser(AuthorizedUser),
 }
 
-/// A service account's key. The whole file is kept, since `gcp_auth` reads it itself.
+/// A service account's key.
 #[derive(Debug)]
 pub struct ServiceAccountKey {
     pub email: String,
     pub token_uri: String,
-    pub json: Secret,
+    pub private_key: Secret,
 }
 
 /// What `gcloud auth application-default login` writes.
@@ -46,10 +46,10 @@ impl CredentialFile {
     pub fn read(path: &Path, endpoints: &Endpoints) -> Result<Self, SourceFault> {
         let text = read_regular(path, LARGEST)
             .map_err(|source| SourceFault::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(path, Secret::new(text), endpoints)
+        Self::parse(path, &Secret::new(text), endpoints)
     }
 
-    fn parse(path: &Path, text: Secret, endpoints: &Endpoints) -> Result<Self, SourceFault> {
+    fn parse(path: &Path, text: &Secret, endpoints: &Endpoints) -> Result<Self, SourceFault> {
         let malformed =
             |problem: &str| SourceFault::Malformed { path: path.to_owned(), problem: problem.into() };
         if text.expose().trim().is_empty() {
@@ -63,14 +63,14 @@ impl CredentialFile {
         };
         match fields.kind.as_deref() {
             Some("service_account") => {
-                need(fields.private_key, "private_key")?;
+                let private_key = Secret::new(need(fields.private_key, "private_key")?);
                 let email = need(fields.client_email, "client_email")?;
                 let token_uri = need(fields.token_uri, "token_uri")?;
                 if !endpoints.admits(&token_uri) {
                     let url = crate::error::printable(&token_uri).chars().take(120).collect();
                     return Err(SourceFault::ForeignEndpoint { path: path.to_owned(), url });
                 }
-                Ok(Self::ServiceAccount(ServiceAccountKey { email, token_uri, json: text }))
+                Ok(Self::ServiceAccount(ServiceAccountKey { email, token_uri, private_key }))
             }
             Some("authorized_user") => Ok(Self::AuthorizedUser(AuthorizedUser {
                 client_id: need(fields.client_id, "client_id")?,

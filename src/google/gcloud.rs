@@ -1,16 +1,20 @@
 //! The gcloud program: `gcloud config config-helper --format=json(credential)`.
 //!
 //! It is a shell script that starts Python, takes half a second and more, and may hang on a proxy or a lock. So
-//! it runs in a process group of its own that is ended when the time is over (see `process`). The expiry
-//! is the one that it prints: the token comes from its own cache and may be nearly dead.
+//! it runs in a process group of its own that is ended when the time is over (see `process`). On a cold disk it needs
+//! longer than anybody waits: where there is a next asker, it goes on without this one, for two minutes at most, and one
+//! at a time. The expiry is the one that it prints: the token comes from its own cache and may be nearly dead.
 
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::process::Command;
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 use super::source::{Request, SourceFault, World};
 use crate::ask::GcloudVariables;
@@ -18,6 +22,16 @@ use crate::clock::parse_rfc3339;
 use crate::error::printable;
 use crate::process::{self, Finished, RunFault};
 use crate::secret::{AccessToken, Secret};
+
+/// Whose turn it is: gcloud starts a whole Python, and locks files of its own.
+#[derive(Debug, Clone)]
+pub struct Turn(Arc<Semaphore>);
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
 
 /// Asks gcloud, with `variables` on top of the environment.
 ///
@@ -32,7 +46,7 @@ pub async fn mint(
         .environment
         .find_program("gcloud")
         .ok_or_else(|| SourceFault::Absent("there is no gcloud on PATH".to_owned()))?;
-    let output = run(&program, world, variables, request).await?;
+    let output = run(&program, world, variables, &request).await?;
     if !output.status.success() {
         return Err(refusal(&output));
     }
@@ -90,9 +104,18 @@ async fn run(
     program: &Path,
     world: &World,
     variables: &GcloudVariables,
-    request: Request,
+    request: &Request,
 ) -> Result<Finished, SourceFault> {
     let start = Instant::now();
+    let until = request.at_most.min(start + LONGEST);
+    request.meanwhile.say(SourceFault::Running { what: WHAT.to_owned() });
+    let late = || SourceFault::Deadline {
+        what: WHAT.to_owned(),
+        waited: start.elapsed(),
+        remedy: if request.goes_on() { LOOK.to_owned() } else { format!("{DAEMON}; {LOOK}") },
+    };
+    // The one before it may be slow.
+    let _turn = timeout_at(until, world.gcloud.0.acquire()).await.map_err(|_| late())?;
     let mut command = Command::new(program);
     command
         .args(["config", "config-helper", "--format=json(credential,configuration.properties.core.account)"])
@@ -103,13 +126,13 @@ async fn run(
         .envs(variables.iter())
         .env("CLOUDSDK_CORE_DISABLE_PROMPTS", "1")
         .stderr(Stdio::piped());
-    process::run(&mut command, b"", request.until).await.map_err(|fault| match fault {
+    process::run(&mut command, b"", until).await.map_err(|fault| match fault {
         RunFault::Start(error) => SourceFault::Failed {
             what: format!("{}", program.display()),
             problem: error.to_string(),
             remedy: None,
         },
-        RunFault::Deadline => SourceFault::Deadline { what: "gcloud".to_owned(), waited: start.elapsed() },
+        RunFault::Deadline => late(),
     })
 }
 
@@ -134,3 +157,9 @@ fn chooses_account(name: &OsStr) -> bool {
     name.to_str()
         .is_some_and(|name| name == "GOOGLE_APPLICATION_CREDENTIALS" || GcloudVariables::admits(name))
 }
+
+const WHAT: &str = "gcloud";
+/// What takes longer waits for something that does not come.
+const LONGEST: Duration = Duration::from_secs(120);
+const LOOK: &str = "run `gcloud config config-helper` to see what it waits for";
+const DAEMON: &str = "start a daemon with `valetkey serve`, which lets it finish and keeps what it brings";

@@ -24,7 +24,7 @@ pub async fn mint(world: &World, host: Option<&str>, request: Request) -> Result
     let named = host.is_some();
     let address = host.unwrap_or(ADDRESS);
     let patient = named || suggests_google(&world.environment);
-    let probe_until = (Instant::now() + if patient { PATIENT } else { IMPATIENT }).min(request.until);
+    let probe_until = (Instant::now() + if patient { PATIENT } else { IMPATIENT }).min(request.at_most);
     let account = format!("http://{address}/computeMetadata/v1/instance/service-accounts/default");
     // Compute Engine ignores the scopes, Cloud Run and GKE honour them.
     let scope: String = url::form_urlencoded::byte_serialize(request.access.scope().as_bytes()).collect();
@@ -32,7 +32,7 @@ pub async fn mint(world: &World, host: Option<&str>, request: Request) -> Result
     let answer = match answer {
         Ok(answer) => answer,
         // Only a probe that had its time says that nobody is there.
-        Err(_) if !patient && request.until > probe_until => {
+        Err(_) if !patient && request.at_most > probe_until => {
             return Err(SourceFault::Absent(
                 "no metadata server answers, so this is no Google machine".to_owned(),
             ));
@@ -48,7 +48,7 @@ pub async fn mint(world: &World, host: Option<&str>, request: Request) -> Result
     }
     let token = read(world, &answer)?;
     // For display only: nobody waits long for it.
-    let soon = request.until.min(Instant::now() + IMPATIENT);
+    let soon = request.at_most.min(Instant::now() + IMPATIENT);
     let email = ask(world, &format!("{account}/email"), soon, false).await.ok();
     let identity = email
         .filter(|answer| answer.status == StatusCode::OK && is_google(answer))

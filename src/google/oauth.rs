@@ -8,9 +8,9 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::source::{SourceFault, World};
+use super::source::{Request, SourceFault, World};
 use crate::error::{Fault, printable};
-use crate::http::client::Answer;
+use crate::http::client::{Answer, HttpFault};
 use crate::secret::{AccessToken, Secret};
 
 /// A grant that is to be exchanged for a token.
@@ -19,6 +19,8 @@ pub struct Exchange<'a> {
     pub url: &'a str,
     pub form: &'a [(&'a str, &'a str)],
     pub until: Instant,
+    /// The ask that it is for. Where others will ask for the same, an answer that is under way is waited for longer.
+    pub asked: Option<&'a Request>,
     /// Names the credential in messages.
     pub what: &'a str,
     /// The command that mends a dead one.
@@ -49,7 +51,7 @@ impl Exchange<'_> {
         let mut pause = FIRST_PAUSE;
         for attempt in 0.. {
             let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(self.form).finish();
-            let answer = world.http.post_form(self.url, form, self.until).await;
+            let answer = world.http.post_form(self.url, form, self.at_most()).await;
             let answer = answer.map_err(SourceFault::from);
             let fault = match answer.and_then(|answer| read(world, &answer, self.what, self.remedy)) {
                 Ok(granted) => return Ok(granted),
@@ -65,6 +67,16 @@ impl Exchange<'_> {
             pause *= 2;
         }
         unreachable!("the loop ends with its last attempt")
+    }
+
+    /// Until when an answer is waited for. What hangs is not waited for as long as what runs on this machine: the network
+    /// may be another one by now.
+    fn at_most(&self) -> Instant {
+        let Some(asked) = self.asked.filter(|asked| asked.goes_on()) else { return self.until };
+        let host = url::Url::parse(self.url).ok().and_then(|url| url.host_str().map(str::to_owned));
+        let waited = self.until.saturating_duration_since(Instant::now());
+        asked.meanwhile.say(HttpFault::Deadline { host: host.unwrap_or_default(), waited });
+        asked.at_most.min(self.until + BEYOND)
     }
 }
 
@@ -227,6 +239,8 @@ const SECRETS: [&str; 5] = ["client_secret", "refresh_token", "assertion", "code
 const MOST_SECONDS: u64 = 1000 * 365 * 86_400;
 /// So many bytes of a secret in a row are no accident.
 const ECHO: usize = 8;
+/// With what an asker waits it is twenty seconds.
+const BEYOND: Duration = Duration::from_secs(11);
 const RETRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 

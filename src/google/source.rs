@@ -4,7 +4,8 @@
 //! the next one be asked, while one that is there and fails ends the ask, so that nobody is silently given
 //! another identity.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -15,8 +16,9 @@ use crate::clock::Clock;
 use crate::config::policy::{POLICY, Policy};
 use crate::environment::Environment;
 use crate::error::shown::shown_path;
-use crate::error::{Fault, Kind, printable};
+use crate::error::{Failure, Fault, Kind, printable};
 use crate::google::endpoints::Endpoints;
+use crate::google::gcloud::Turn;
 use crate::google::stored_login::LoginFault;
 use crate::http::client::{HttpClient, HttpFault};
 use crate::secret::AccessToken;
@@ -30,6 +32,10 @@ pub struct World {
     pub clock: Clock,
     /// Whose tokens this machine allows, and from where.
     pub policy: Policy,
+    /// One gcloud at a time.
+    pub gcloud: Turn,
+    /// How long a source may go on when its asker has left, where there is a next one.
+    pub lingers: Duration,
 }
 
 impl World {
@@ -68,13 +74,45 @@ impl World {
 }
 
 /// What is wanted from a source.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Request {
     pub access: Access,
-    /// Every wait ends here.
+    /// Whoever asks waits no longer than this, and nothing is begun behind it.
     pub until: Instant,
+    /// What has been begun may go on until then, for whoever asks next. The same as `until` where nobody will.
+    pub at_most: Instant,
     /// The token that the source would give from a cache of its own was refused: make a new one.
     pub force: bool,
+    pub meanwhile: Meanwhile,
+}
+
+impl Request {
+    /// For one asker, whose end is the end of it.
+    #[must_use]
+    pub fn new(access: Access, until: Instant) -> Self {
+        Self { access, until, at_most: until, force: false, meanwhile: Meanwhile::default() }
+    }
+
+    /// Whether what takes longer than the asker waits is kept for the next one.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        self.at_most > self.until
+    }
+}
+
+/// What is said to an asker who cannot wait any longer for what is under way.
+#[derive(Debug, Clone, Default)]
+pub struct Meanwhile(Arc<Mutex<Option<Failure>>>);
+
+impl Meanwhile {
+    pub fn say(&self, failure: impl Into<Failure>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.into());
+    }
+
+    #[must_use]
+    pub fn said(&self) -> Option<Failure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// A token and where it came from.
@@ -127,15 +165,27 @@ pub enum SourceFault {
     /// gcloud or the metadata server is there and says no.
     #[error("{what} failed: {problem}")]
     Failed { what: String, problem: String, remedy: Option<String> },
-    /// gcloud did not end in time.
+    /// gcloud did not end in time, or a file system did not answer.
     #[error("{what} did not answer within {} s", waited.as_secs_f32().ceil())]
-    Deadline { what: String, waited: Duration },
+    Deadline { what: String, waited: Duration, remedy: String },
+    /// It goes on without the asker.
+    #[error("{what} is still running")]
+    Running { what: String },
     /// The policy of this machine says no.
     #[error("the policy of this machine does not allow {what}")]
     Forbidden { what: String, remedy: String },
     /// The network.
     #[error(transparent)]
     Http(#[from] HttpFault),
+}
+
+impl SourceFault {
+    /// A file system that does not answer.
+    #[must_use]
+    pub fn unanswered(path: &Path, waited: Duration) -> Self {
+        let remedy = "check the file system that it lies on".to_owned();
+        Self::Deadline { what: shown_path(path), waited, remedy }
+    }
 }
 
 impl Fault for SourceFault {
@@ -152,7 +202,7 @@ impl Fault for SourceFault {
             Self::Unreadable { .. } | Self::Malformed { .. } | Self::Unsupported { .. } => Kind::Local,
             Self::ForeignEndpoint { .. } | Self::Forbidden { .. } => Kind::Refused,
             Self::Nonsense { .. } | Self::Status { .. } | Self::Failed { .. } => Kind::Upstream,
-            Self::Deadline { .. } => Kind::Deadline,
+            Self::Deadline { .. } | Self::Running { .. } => Kind::Deadline,
             Self::Login(fault) => fault.kind(),
             Self::Http(fault) => fault.kind(),
         }
@@ -178,10 +228,10 @@ impl Fault for SourceFault {
                 Some(format!("try again in {} s", wait.as_secs()))
             }
             Self::Status { .. } => Some("try again in a moment".to_owned()),
-            Self::Deadline { .. } => {
-                Some("run `gcloud config config-helper` to see what it waits for".to_owned())
+            Self::Deadline { remedy, .. } | Self::Forbidden { remedy, .. } => Some(remedy.clone()),
+            Self::Running { .. } => {
+                Some("ask again in a moment: it may finish, and what it brings is kept".to_owned())
             }
-            Self::Forbidden { remedy, .. } => Some(remedy.clone()),
             Self::Login(fault) => fault.hint(),
             Self::Http(fault) => fault.hint(),
         }

@@ -96,16 +96,16 @@ pub async fn mint(
     account: Option<&str>,
     request: Request,
 ) -> Result<AccessToken, SourceFault> {
-    let login = find(state, account, request).await?;
+    let login = find(state, account, &request).await?;
     world.allow_client(&login.client_id)?;
     world.allow_account(Some(&login.account))?;
-    let token = Refresh { world, state, login: &login }.run(request).await?;
+    let token = Refresh { world, state, login: &login }.run(&request).await?;
     let narrowed = login.scope_for(request.access).is_some();
     Ok(token.with_identity(Some(login.account)).with_narrowed(narrowed))
 }
 
 /// Which login it is.
-async fn find(state: &Path, account: Option<&str>, request: Request) -> Result<Login, SourceFault> {
+async fn find(state: &Path, account: Option<&str>, request: &Request) -> Result<Login, SourceFault> {
     let directory = state.to_owned();
     let read = tokio::task::spawn_blocking(move || Accounts::load(&directory));
     // A file system that does not answer is a hang like any other.
@@ -133,7 +133,7 @@ struct Refresh<'a> {
 }
 
 impl Refresh<'_> {
-    async fn run(&self, request: Request) -> Result<AccessToken, SourceFault> {
+    async fn run(&self, request: &Request) -> Result<AccessToken, SourceFault> {
         let entry = self.login.entry();
         let _alone = self.alone(request.until).await?;
         let vaults = Vaults::new(&self.world.environment, self.state);
@@ -186,7 +186,7 @@ impl Refresh<'_> {
         }
     }
 
-    async fn send(&self, secret: &StoredSecret, request: Request) -> Result<Granted, SourceFault> {
+    async fn send(&self, secret: &StoredSecret, request: &Request) -> Result<Granted, SourceFault> {
         let mut form = vec![
             ("grant_type", "refresh_token"),
             ("client_id", secret.client_id.as_str()),
@@ -200,6 +200,7 @@ impl Refresh<'_> {
             url: self.world.endpoints.token(),
             form: &form,
             until: request.until,
+            asked: Some(request),
             what: &format!("the login of {}", self.login.account),
             remedy: "",
             repeats: true,

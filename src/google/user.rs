@@ -20,7 +20,7 @@ pub async fn mint(
     user: &AuthorizedUser,
     request: Request,
 ) -> Result<AccessToken, SourceFault> {
-    let token = refresh(world, user, request.until).await?.token;
+    let token = refresh(world, user, request.until, Some(&request)).await?.token;
     let identity = user.account.clone().or_else(|| token.identity.clone());
     Ok(token.with_identity(identity))
 }
@@ -29,7 +29,12 @@ pub async fn mint(
 ///
 /// # Errors
 /// When Google refuses.
-pub async fn refresh(world: &World, user: &AuthorizedUser, until: Instant) -> Result<Granted, SourceFault> {
+pub async fn refresh(
+    world: &World,
+    user: &AuthorizedUser,
+    until: Instant,
+    asked: Option<&Request>,
+) -> Result<Granted, SourceFault> {
     let form = [
         ("grant_type", "refresh_token"),
         ("client_id", user.client_id.as_str()),
@@ -40,6 +45,7 @@ pub async fn refresh(world: &World, user: &AuthorizedUser, until: Instant) -> Re
         url: world.endpoints.token(),
         form: &form,
         until,
+        asked,
         what: "the application default credentials",
         remedy: REMEDY,
         repeats: true,

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use http_body_util::combinators::UnsyncBoxBody;
@@ -45,14 +45,36 @@ pub struct End {
     pub whole: bool,
 }
 
-/// How many bytes of a body have been taken by now, for whoever waits for what comes behind it.
+/// How much of a body has been taken by now, for whoever waits for what comes behind it.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<AtomicU64>);
+pub struct Progress(Arc<Taken>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    bytes: AtomicU64,
+    ended: AtomicBool,
+}
 
 impl Progress {
     #[must_use]
     pub fn moved(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes more.
+    pub fn add(&self, bytes: u64) {
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Nothing more comes of it.
+    pub fn end(&self) {
+        self.0.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing more comes of it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Relaxed)
     }
 }
 
@@ -136,6 +158,7 @@ impl Body {
 
 impl Stream {
     fn end(&mut self, whole: bool) {
+        self.moved.end();
         if let Some(owed) = self.owed.take()
             && whole
         {
@@ -166,7 +189,7 @@ impl HttpBody for Body {
                 match &poll {
                     Poll::Ready(Some(Ok(frame))) => {
                         let length = frame.data_ref().map_or(0, |piece| piece.len() as u64);
-                        stream.moved.0.fetch_add(length, Ordering::Relaxed);
+                        stream.moved.add(length);
                         if stream.body.is_end_stream() {
                             stream.end(true);
                         }

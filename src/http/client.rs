@@ -2,13 +2,13 @@
 //! proxies from the environment, a deadline on everything, a cap on every body, and no redirects, so that nothing
 //! that is sent can end up elsewhere.
 //!
-//! Roots are read when the first https request is made: neither a helper that asks the daemon nor an idle daemon
-//! pays for them.
+//! Roots are read when the first https request is made ([`trust`](super::trust)): neither a helper that asks the daemon
+//! nor an idle daemon pays for them.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -21,9 +21,6 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls_platform_verifier::Verifier;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
@@ -31,6 +28,7 @@ use tower_service::Service;
 use super::body::Body;
 use super::pool::{Connection, Pool};
 use super::proxy::ProxyConnector;
+use super::trust::{Trust, TrustFault};
 use super::wide::{Ahead, Crowd, Filled, WideConnector};
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
@@ -40,13 +38,16 @@ use crate::error::{Fault, Kind};
 pub enum HttpFault {
     /// The roots or the extra CA cannot be read.
     #[error("cannot set up TLS: {0}")]
-    Setup(String),
+    Setup(TrustFault),
     /// No name, no route, nobody listening, or a proxy that refuses.
     #[error("cannot reach {host}")]
     Connect { host: String, source: Opaque },
     /// The certificate is not one that this machine trusts.
     #[error("{host} shows a certificate that this machine does not trust")]
-    Certificate { host: String, source: Opaque },
+    Certificate { host: String, source: Opaque, remedy: String },
+    /// It was reached, and speaks TLS in no way that we do, or not at all.
+    #[error("{host} answers, but not with TLS as it should")]
+    Tls { host: String, source: Opaque },
     /// The connection broke in the middle of the answer.
     #[error("{host} broke off in the middle of its answer")]
     Broken { host: String, source: Opaque },
@@ -90,8 +91,9 @@ impl Opaque {
 impl Fault for HttpFault {
     fn kind(&self) -> Kind {
         match self {
-            Self::Setup(_) | Self::Url(_) | Self::Proxy { .. } => Kind::Configuration,
-            Self::Connect { .. } | Self::Certificate { .. } => Kind::Unreachable,
+            Self::Setup(fault) => fault.kind(),
+            Self::Url(_) | Self::Proxy { .. } => Kind::Configuration,
+            Self::Connect { .. } | Self::Certificate { .. } | Self::Tls { .. } => Kind::Unreachable,
             Self::Broken { .. } | Self::TooLarge { .. } => Kind::Upstream,
             Self::Deadline { .. } => Kind::Deadline,
         }
@@ -99,18 +101,12 @@ impl Fault for HttpFault {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Setup(_) => {
-                "install the package ca-certificates, or name your CA in SSL_CERT_FILE".to_owned()
-            }
-            Self::Certificate { .. } => {
-                "if a proxy of your company re-signs TLS, name its CA as `extra_ca` in config.toml or in \
-                 SSL_CERT_FILE"
-                    .to_owned()
-            }
+            Self::Setup(fault) => return fault.hint(),
+            Self::Certificate { remedy, .. } => remedy.clone(),
             Self::Connect { .. } | Self::Deadline { .. } => {
                 "check the network, and HTTPS_PROXY where a proxy is needed".to_owned()
             }
-            Self::Broken { .. } | Self::TooLarge { .. } => {
+            Self::Broken { .. } | Self::TooLarge { .. } | Self::Tls { .. } => {
                 "something between this machine and Google answers in its place; run `valetkey doctor`"
                     .to_owned()
             }
@@ -153,25 +149,23 @@ pub struct HttpClient {
 #[derive(Debug)]
 struct Shared {
     connector: ProxyConnector,
-    extra_ca: Option<PathBuf>,
-    secure: OnceLock<Result<SecureConnector, String>>,
+    trust: Arc<Trust>,
     pool: Arc<Pool>,
     crowd: Crowd,
 }
 
 /// Opens connections with TLS, on which HTTP/1.1 is spoken: where one HTTP/2 connection carries many files, two
 /// readers that stop reading hold up all the others.
-pub(super) type SecureConnector = HttpsConnector<WideConnector>;
+type SecureConnector = HttpsConnector<WideConnector>;
 /// A connection of it. The one in clear is for a metadata server.
-type Wire = <SecureConnector as Service<Uri>>::Response;
-type Opening = <SecureConnector as Service<Uri>>::Future;
+pub(super) type Wire = <SecureConnector as Service<Uri>>::Response;
 
 impl HttpClient {
     #[must_use]
     pub fn new(environment: &Environment, extra_ca: Option<PathBuf>) -> Self {
         let connector = ProxyConnector::for_own(environment);
-        let (secure, pool, crowd) = (OnceLock::new(), Arc::default(), Crowd::default());
-        let shared = Shared { connector, extra_ca, secure, pool, crowd };
+        let (trust, pool, crowd) = (Trust::new(environment, extra_ca), Arc::default(), Crowd::default());
+        let shared = Shared { connector, trust: Arc::new(trust), pool, crowd };
         Self { shared: Arc::new(shared) }
     }
 
@@ -219,8 +213,12 @@ impl HttpClient {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(Duration::from_secs(3)));
         let (opening, crowd) = (connector.call(request.uri().clone()), self.shared.crowd.clone());
-        let opening = async move { Ok(Wire::Http(Ahead::new(opening.await?, &crowd))) };
-        self.send(Box::pin(opening), request, until).await
+        let host = host_of(request.uri());
+        let opening = async move {
+            let stream = opening.await.map_err(|error| unconnected(&host, &error))?;
+            Ok(Wire::Http(Ahead::new(stream, &crowd)))
+        };
+        self.send(opening, request, until).await
     }
 
     /// The proxy on the way to a URL, for `doctor`.
@@ -236,15 +234,15 @@ impl HttpClient {
     }
 
     async fn send_secure(&self, request: Request<Body>, until: Instant) -> Result<Answer, HttpFault> {
-        let opening = self.secure_connector(request.uri())?.call(request.uri().clone());
-        self.send(opening, request, until).await
+        let uri = request.uri().clone();
+        self.send(self.open(&uri), request, until).await
     }
 
     /// Connects, asks and waits for the whole answer, all before the deadline. The connection is not kept: asks are
     /// minutes apart.
     async fn send(
         &self,
-        opening: Opening,
+        opening: impl Future<Output = Result<Wire, HttpFault>>,
         request: Request<Body>,
         until: Instant,
     ) -> Result<Answer, HttpFault> {
@@ -252,8 +250,7 @@ impl HttpClient {
         let (mut head, body) = request.into_parts();
         let host = host_of(&to_origin_form(&mut head)?);
         let whole = async {
-            let wire = opening.await.map_err(|error| unconnected(&host, error.as_ref()))?;
-            let mut connection = begin(wire, &host, self.piece()).await?;
+            let mut connection = begin(opening.await?, &host, self.piece()).await?;
             let response = connection.sender.send_request(Request::from_parts(head, body)).await;
             let (head, body) = response.map_err(|error| broken(&host, &error))?.into_parts();
             let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|error| {
@@ -271,15 +268,33 @@ impl HttpClient {
         }
     }
 
-    /// What opens connections to an origin, if the way there is one that can be gone.
-    pub(super) fn secure_connector(&self, uri: &Uri) -> Result<SecureConnector, HttpFault> {
-        let connector = self.shared.secure.get_or_init(|| self.shared.build()).as_ref();
-        let connector = connector.map_err(|error| HttpFault::Setup(error.clone()))?;
-        if self.shared.connector.can_reach(uri) {
-            Ok(connector.clone())
-        } else {
-            Err(HttpFault::Proxy { host: host_of(uri) })
+    /// Opens a connection to an origin, if the way there is one that can be gone.
+    pub(super) async fn open(&self, uri: &Uri) -> Result<Wire, HttpFault> {
+        let shared = &self.shared;
+        let trusted = shared.trust.get().await.map_err(HttpFault::Setup)?;
+        if !shared.connector.can_reach(uri) {
+            return Err(HttpFault::Proxy { host: host_of(uri) });
         }
+        let mut connector = HttpsConnectorBuilder::new()
+            .with_tls_config(ClientConfig::clone(&trusted.config))
+            .https_only()
+            .enable_http1()
+            .wrap_connector(WideConnector {
+                connector: shared.connector.clone(),
+                crowd: shared.crowd.clone(),
+            });
+        connector.call(uri.clone()).await.map_err(|error| {
+            let host = host_of(uri);
+            match of_tls(error.as_ref()) {
+                Some(why @ rustls::Error::InvalidCertificate(_)) => {
+                    shared.trust.doubt();
+                    let (source, remedy) = (Opaque(why.to_string()), trusted.remedy(why));
+                    HttpFault::Certificate { host, source, remedy }
+                }
+                Some(why) => HttpFault::Tls { host, source: Opaque(why.to_string()) },
+                None => unconnected(&host, error.as_ref()),
+            }
+        })
     }
 
     /// The size of the pieces in which a new connection is read.
@@ -290,26 +305,6 @@ impl HttpClient {
     /// The connections that are kept for a while.
     pub(super) fn pool(&self) -> &Arc<Pool> {
         &self.shared.pool
-    }
-}
-
-impl Shared {
-    fn build(&self) -> Result<SecureConnector, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let extra = self.extra_ca.as_ref().map(|path| certificates(path)).transpose()?.unwrap_or_default();
-        let verifier = Verifier::new_with_extra_roots(extra, provider.clone())
-            .map_err(|error| format!("no trusted root certificates: {error}"))?;
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .dangerous() // The verifier is the platform's own; rustls calls every verifier but webpki's dangerous.
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        Ok(HttpsConnectorBuilder::new()
-            .with_tls_config(config)
-            .https_only()
-            .enable_http1()
-            .wrap_connector(WideConnector { connector: self.connector.clone(), crowd: self.crowd.clone() }))
     }
 }
 
@@ -344,28 +339,16 @@ pub(super) fn broken(host: &str, error: &(dyn std::error::Error + 'static)) -> H
 }
 
 /// Why there is no connection.
-pub(super) fn unconnected(host: &str, error: &(dyn std::error::Error + 'static)) -> HttpFault {
-    let (host, source) = (host.to_owned(), Opaque::of(error));
-    if is_distrust(error) {
-        HttpFault::Certificate { host, source }
-    } else {
-        HttpFault::Connect { host, source }
-    }
+fn unconnected(host: &str, error: &(dyn std::error::Error + 'static)) -> HttpFault {
+    HttpFault::Connect { host: host.to_owned(), source: Opaque::of(error) }
 }
 
-/// Whether a certificate was refused. An `io::Error` hides what it wraps from `source()`, and one may wrap another.
-fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
-    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
-        || wrapped.is_some_and(|inner| is_distrust(inner))
-        || error.source().is_some_and(is_distrust)
-}
-
-fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let unreadable = |error: &dyn fmt::Display| format!("cannot read extra_ca {}: {error}", path.display());
-    let list = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))?;
-    let list: Vec<_> = list.collect::<Result<_, _>>().map_err(|error| unreadable(&error))?;
-    if list.is_empty() { Err(unreadable(&"it holds no PEM certificate")) } else { Ok(list) }
+/// What TLS says of it, if that is where it ended. An `io::Error` hides what it wraps from `source()`, and one may wrap
+/// another.
+fn of_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let wrapped = || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let own = error.downcast_ref();
+    own.or_else(|| wrapped().and_then(|inner| of_tls(inner))).or_else(|| error.source().and_then(of_tls))
 }
 
 fn https_uri(url: &str) -> Result<Uri, HttpFault> {

@@ -13,12 +13,12 @@ use std::time::Duration;
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use hyper::{Method, Request, Response, Uri};
 use tokio::time::{Instant, timeout, timeout_at};
-use tower_service::Service;
 
 use super::body::{Body, Progress};
-use super::client::{HttpClient, HttpFault, begin, broken, host_of, to_origin_form, unconnected};
+use super::client::{HttpClient, HttpFault, begin, broken, host_of, to_origin_form};
 use super::patience::Patience;
 use super::pool::{Connection, Key, Pool};
+use super::waiting::Waiting;
 use crate::secret::Fingerprint;
 
 impl HttpClient {
@@ -26,8 +26,9 @@ impl HttpClient {
     /// headers identify it with: connections are shared by it.
     ///
     /// # Errors
-    /// When there is no connection within ten seconds, or no head within thirty, counted from the last piece of the
-    /// request's body that was taken.
+    /// When there is no connection within ten seconds, no piece of the request's body within a minute, or no head within
+    /// another one; or within ten, where the request changes something: a registry looks at the whole of a large file
+    /// before it answers, and what it says then is worth more than what we could.
     pub async fn stream(
         &self,
         request: Request<Body>,
@@ -54,10 +55,8 @@ impl HttpClient {
     }
 
     async fn connect(&self, uri: &Uri, host: &str, key: Key) -> Result<Line, HttpFault> {
-        let mut connector = self.secure_connector(uri)?;
-        let opened = timeout(CONNECT, connector.call(uri.clone())).await;
         let late = |_| HttpFault::Deadline { host: host.to_owned(), waited: CONNECT };
-        let stream = opened.map_err(late)?.map_err(|error| unconnected(host, error.as_ref()))?;
+        let stream = timeout(CONNECT, self.open(uri)).await.map_err(late)??;
         let connection = begin(stream, host, self.piece()).await?;
         Ok(Line { connection, key, pool: Arc::clone(self.pool()) })
     }
@@ -78,25 +77,23 @@ impl Line {
         upload: Option<Progress>,
     ) -> Result<Response<Download>, HttpFault> {
         let start = Instant::now();
+        let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
         // A connection from the pool may still be at the end of its last answer.
-        let ready = timeout(HEAD, self.connection.sender.ready()).await;
+        let ready = timeout(LAST_PIECE, self.connection.sender.ready()).await;
         let late = || HttpFault::Deadline { host: host.to_owned(), waited: start.elapsed() };
         ready.map_err(|_| late())?.map_err(|error| broken(host, &error))?;
         let answer = self.connection.sender.send_request(request);
         tokio::pin!(answer);
-        let mut seen = 0;
+        let keep = upload.is_none();
+        let mut waiting = Waiting::new(is_reading, upload, Duration::ZERO);
         let response = loop {
-            match timeout_at(Instant::now() + HEAD, answer.as_mut()).await {
+            match timeout_at(waiting.due(), answer.as_mut()).await {
                 Ok(response) => break response.map_err(|error| broken(host, &error))?,
-                // As long as an upload moves, the answer is not due.
-                Err(_) => match upload.as_ref().map(Progress::moved) {
-                    Some(moved) if moved > seen => seen = moved,
-                    _ => return Err(late()),
-                },
+                Err(_) if waiting.is_over() => return Err(late()),
+                Err(_) => {}
             }
         };
         let (head, body) = response.into_parts();
-        let keep = upload.is_none();
         let mut download =
             Download { body, line: Some(self), keep, waiting: Patience::default(), host: host.to_owned() };
         if download.body.is_end_stream() {
@@ -181,7 +178,9 @@ impl std::fmt::Debug for Download {
 }
 
 const CONNECT: Duration = Duration::from_secs(10);
-const HEAD: Duration = Duration::from_secs(30);
-const IDLE: Duration = Duration::from_secs(60);
+/// The end of an answer that nobody waited for.
+const LAST_PIECE: Duration = Duration::from_secs(30);
+/// A server that pauses in the middle of a file is as often busy as gone, and the client has a patience of its own.
+const IDLE: Duration = Duration::from_secs(120);
 const LITTLE: usize = 64 << 10;
 const SOON: Duration = Duration::from_millis(500);

@@ -60,7 +60,7 @@ pub async fn adopt(
     };
     world.allow_client(&found.client_id)?;
     let vault = keep::choose(vaults, state, wish.vault, tell).await?;
-    let granted = user::refresh(world, &found, Instant::now() + Ask::LONGEST).await?;
+    let granted = user::refresh(world, &found, Instant::now() + Ask::LONGEST, None).await?;
     let told = granted.token.identity.clone().or(found.account).filter(|email| is_plain(email));
     let scopes = granted.scopes.unwrap_or_default();
     if !scopes.iter().any(|scope| scope == Access::Write.scope()) {

@@ -105,6 +105,7 @@ impl Attempt {
             url: world.endpoints.token(),
             form: &form,
             until: Instant::now() + PATIENCE,
+            asked: None,
             what: "the sign-in",
             remedy: "run `valetkey login` again; if it stays, check the OAuth client",
             repeats: false,

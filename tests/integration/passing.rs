@@ -370,6 +370,17 @@ fn an_upstream_that_is_not_there_or_not_itself_is_unreachable() {
     let answer = ask();
     assert_eq!(answer.status, 503);
     assert!(answer.problem()["detail"].as_str().unwrap().starts_with("cannot reach localhost:"));
+    // One that is there, and does not speak TLS.
+    let clear = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let speaker = std::thread::spawn(move || {
+        let (mut stream, _) = clear.accept().unwrap();
+        let _ = stream.read(&mut [0; 16]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    });
+    let answer = ask();
+    speaker.join().unwrap();
+    let detail = answer.problem()["detail"].as_str().unwrap().to_owned();
+    assert!(answer.status == 503 && detail.ends_with("answers, but not with TLS as it should"), "{answer:?}");
     // Another authority's certificate.
     let listen = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let options = super::stand_in::Options { listen, ..Default::default() };

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::exec::real_path;
 use super::harness::{Daemon, Sandbox, is_ci};
 use super::passing::{Answer, exchange, lines};
 use super::stand_in::Fault;
@@ -15,7 +16,7 @@ use super::stand_in::Fault;
 const PAGE: &str = "/acme/private/simple/acme-hello/";
 
 /// Where Debian and its kin put libfaketime: below a directory named after the architecture.
-fn hurry() -> Option<PathBuf> {
+pub(super) fn hurry() -> Option<PathBuf> {
     let entries = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let found = entries.map(|entry| entry.path().join("faketime/libfaketime.so.1")).find(|it| it.exists());
     assert!(found.is_some() || !is_ci(), "CI has libfaketime");
@@ -130,6 +131,65 @@ fn a_client_that_stops_reading_is_given_up() {
     assert_calm(&daemon, before);
     assert_eq!(lines(&daemon, 2)[1]["verdict"], "broken off");
     drop(stream);
+}
+
+#[test]
+fn an_upload_that_is_answered_after_minutes_is_answered_as_the_registry_does() {
+    let Some(library) = hurry() else { return };
+    let sandbox = Sandbox::new();
+    let port = sandbox.google.port();
+    let repository = format!("https://localhost:{port}/acme/private/");
+    sandbox.configure(&format!("[build]\nrepositories = [\"{repository}\"]\naccess = \"write\"\n"));
+    let _daemon = serve(&sandbox, &library);
+    // Two minutes of the daemon's.
+    sandbox.google.registry_fault_always("/acme/private/", Fault::Delay(Duration::from_secs(6)));
+    let name = |name: &str| (format!("acme-{name}"), format!("acme_{name}-1.0.0.tar.gz"));
+    let is_there = |(project, file): &(String, String)| {
+        sandbox.google.file("acme", "private", project, file).is_some_and(|content| content == b"content")
+    };
+    let direct = name("direct");
+    let fields = format!(
+        "--b\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\n{}\r\n--b\r\nContent-Disposition: form-data; \
+         name=\"content\"; filename=\"{}\"\r\n\r\ncontent\r\n--b--\r\n",
+        direct.0, direct.1
+    );
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: multipart/form-data; boundary=b\r\n\
+         content-length: {}\r\n\r\n",
+        at(&sandbox, "/acme/private/"),
+        fields.len()
+    );
+    let answer = Answer::read(&exchange(&sandbox, format!("{head}{fields}").as_bytes()), false);
+    assert!(answer.status == 200 && is_there(&direct), "{answer:?}");
+    // The forwarder's clock runs as fast, over the socket and through the agent.
+    sandbox.write("home/content", "content");
+    for way in [None, Some(sandbox.path("run/valetkey/build.sock"))] {
+        let sent = name(if way.is_some() { "agent" } else { "socket" });
+        let mut command = sandbox.valetkey();
+        command
+            .env("PATH", real_path(&sandbox))
+            .env("LD_PRELOAD", &library)
+            .env("FAKETIME", "+0 x20")
+            .env("PIP_CONFIG_FILE", "/dev/null")
+            .envs(way.map(|way| ("SSH_AUTH_SOCK", way)))
+            .args(["exec", "--", "curl", "-sS", "-w", "%{http_code}", "-o", "/dev/null"])
+            .args(["-F", &format!("name={}", sent.0), "-F", &format!("content=@content;filename={}", sent.1)])
+            .arg(&repository);
+        let run = sandbox.run(&mut command);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(0), "200"), "{run:?}");
+        assert!(is_there(&sent), "{run:?}");
+    }
+}
+
+#[test]
+fn a_download_that_pauses_for_more_than_a_minute_comes_whole() {
+    let Some(library) = hurry() else { return };
+    let sandbox = Sandbox::new();
+    let _daemon = serve(&sandbox, &library);
+    // A minute and a half of the daemon's.
+    sandbox.google.registry_fault(PAGE, Fault::HalfThenRest(Duration::from_millis(4500)));
+    let answer = ask(&sandbox, &at(&sandbox, PAGE));
+    assert!(answer.status == 200 && answer.whole, "{answer:?}");
 }
 
 #[test]

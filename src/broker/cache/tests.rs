@@ -15,6 +15,8 @@ enum Act {
     /// After a delay, the token that was given last, with the expiry it has.
     Same(Duration),
     Fail(Duration, Failure),
+    /// Says meanwhile that it runs, and is cut when it must be.
+    Late(Duration),
     Panic,
 }
 
@@ -24,6 +26,7 @@ struct Script {
     calls: Mutex<Vec<Request>>,
     last: Mutex<Option<AccessToken>>,
     changed: AtomicBool,
+    lingers: Mutex<Duration>,
     clock: Mutex<Option<Clock>>,
 }
 
@@ -32,6 +35,7 @@ struct Fake(Arc<Script>);
 
 impl Upstream for Fake {
     async fn mint(&self, _named: Option<&NamedSource>, request: Request) -> Result<Minted, Failure> {
+        let (meanwhile, at_most) = (request.meanwhile.clone(), request.at_most);
         let number = {
             let mut calls = self.0.calls.lock().unwrap();
             calls.push(request);
@@ -54,6 +58,13 @@ impl Upstream for Fake {
                 tokio::time::sleep(delay).await;
                 return Err(failure);
             }
+            Act::Late(delay) => {
+                meanwhile.say(Failure::new(Kind::Deadline, "it is still running"));
+                let ended = tokio::time::timeout_at(at_most, tokio::time::sleep(delay)).await;
+                ended.map_err(|_| Failure::new(Kind::Deadline, "it never ends"))?;
+                let now = clock.now();
+                AccessToken::new(Secret::new(format!("token-{number}")), now, now + HOUR).unwrap()
+            }
             Act::Panic => panic!("a source came to grief"),
         };
         *self.0.last.lock().unwrap() = Some(token.clone());
@@ -63,6 +74,10 @@ impl Upstream for Fake {
     fn stamps(&self, _named: Option<&NamedSource>) -> Vec<Option<Stamp>> {
         // One entry more is another identity.
         vec![None; 1 + usize::from(self.0.changed.load(Ordering::Relaxed))]
+    }
+
+    fn lingers(&self) -> Duration {
+        *self.0.lingers.lock().unwrap()
     }
 
     fn deciding(&self, whose: &Whose, _registry: Option<&Registry>) -> Option<NamedSource> {
@@ -82,6 +97,11 @@ impl Setting {
         let clock = Clock::following_tokio(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         *fake.0.clock.lock().unwrap() = Some(clock);
         Self { cache: Arc::new(Cache::new(fake.clone(), clock, Arc::default())), fake }
+    }
+
+    fn lingering(self, time: Duration) -> Self {
+        *self.fake.0.lingers.lock().unwrap() = time;
+        self
     }
 
     async fn ask(&self) -> Result<String, Failure> {
@@ -387,4 +407,33 @@ async fn a_clock_jump_of_an_hour_costs_one_call_and_no_dead_token() {
     tokio::time::advance(HOUR).await;
     assert_eq!(setting.ask().await.unwrap(), "token-2");
     assert_eq!(setting.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_longer_than_an_ask_goes_on_and_is_there_for_the_next_one() {
+    let setting = Setting::new([Act::Late(12 * SECOND)]).lingering(2 * MINUTE);
+    let start = Instant::now();
+    let failure = setting.ask().await.unwrap_err();
+    assert_eq!((failure.kind, failure.message.as_str()), (Kind::Deadline, "it is still running"));
+    assert!(start.elapsed() <= NINE);
+    assert_eq!(setting.ask().await.unwrap(), "token-1");
+    assert_eq!(setting.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_ends_is_cut_and_told_and_asked_again_later() {
+    let setting = Setting::new([Act::Late(HOUR), Act::Late(SECOND)]).lingering(2 * MINUTE);
+    let start = Instant::now();
+    while setting.ask().await.unwrap_err().message != "it never ends" {
+        assert!(start.elapsed() < 3 * MINUTE, "it is not cut");
+    }
+    assert_eq!((setting.calls(), setting.ask().await.unwrap_err().message.as_str()), (1, "it never ends"));
+    pass(A_WHILE).await;
+    assert_eq!(setting.ask().await.unwrap(), "token-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_asks_next_it_is_cut_with_the_ask() {
+    let setting = Setting::new([Act::Late(12 * SECOND)]);
+    assert_eq!(setting.ask().await.unwrap_err().message, "it never ends");
 }

@@ -34,6 +34,8 @@ pub enum Fault {
     HalfBody,
     /// The first half of the true answer's body, and then nothing more for as long as anybody waits.
     HalfThenSilence,
+    /// The true answer, with so long a pause in the middle of its body.
+    HalfThenRest(Duration),
     /// A 200 of this many bytes of white space, in chunks without a `Content-Length`.
     HugeBody(u64),
     /// Any text with the content type of JSON.
@@ -117,6 +119,7 @@ pub(super) enum Tweak {
     None,
     Half,
     Stall,
+    Pause(Duration),
     ExpiresIn(Option<Value>),
     Headers(Vec<(&'static str, &'static str)>),
 }
@@ -151,6 +154,7 @@ pub(super) async fn judge(fault: Option<Fault>) -> Verdict {
         Fault::CloseAtOnce => Verdict::Close,
         Fault::HalfBody => Verdict::Proceed(Tweak::Half),
         Fault::HalfThenSilence => Verdict::Proceed(Tweak::Stall),
+        Fault::HalfThenRest(pause) => Verdict::Proceed(Tweak::Pause(pause)),
         Fault::HugeBody(bytes) => {
             let mut response = json_text(200, String::new());
             *response.body_mut() = Body::Huge { left: bytes };
@@ -202,7 +206,7 @@ impl Tweak {
                 parts.headers.append(name, HeaderValue::from_static(value));
             }
         }
-        if !matches!(self, Self::Half | Self::Stall) {
+        if !matches!(self, Self::Half | Self::Stall | Self::Pause(_)) {
             return Response::from_parts(parts, Body::whole(bytes));
         }
         let promised = bytes.len().max(2);
@@ -211,8 +215,10 @@ impl Tweak {
             half: Some(bytes.slice(..bytes.len() / 2)),
             pause: Box::pin(tokio::time::sleep(match self {
                 Self::Stall => Duration::from_secs(3600),
+                Self::Pause(pause) => pause,
                 _ => Duration::from_millis(50),
             })),
+            rest: matches!(self, Self::Pause(_)).then(|| bytes.slice(bytes.len() / 2..)),
         };
         Response::from_parts(parts, body)
     }
@@ -233,6 +239,8 @@ pub(super) enum Body {
         half: Option<Bytes>,
         /// Lets the half reach the wire: hyper drops what it has buffered when a body fails.
         pause: Pin<Box<Sleep>>,
+        /// What comes behind the pause, in the place of an error.
+        rest: Option<Bytes>,
     },
     Huge {
         left: u64,
@@ -254,11 +262,15 @@ impl HttpBody for Body {
             Self::Whole(full) => Pin::new(full)
                 .poll_frame(context)
                 .map(|frame| frame.map(|result| result.map_err(|never| match never {}))),
-            Self::Cut { half, pause } => {
+            Self::Cut { half, pause, rest } => {
                 if let Some(half) = half.take().filter(|half| !half.is_empty()) {
                     return Poll::Ready(Some(Ok(Frame::data(half))));
                 }
                 ready!(pause.as_mut().poll(context));
+                if let Some(whole) = rest {
+                    let rest = std::mem::take(whole);
+                    return Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))));
+                }
                 Poll::Ready(Some(Err(io::Error::other("cut short by a fault"))))
             }
             Self::Huge { left: 0 } => Poll::Ready(None),
