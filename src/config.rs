@@ -25,7 +25,7 @@ use crate::environment::Environment;
 use crate::error::{Fault, Kind};
 use crate::paths::{Paths, open_regular};
 use crate::secret::Secret;
-use crate::sys;
+use crate::sys::users::{is_anybody, is_own_file, shown};
 
 /// What is wrong with a configuration file.
 #[derive(Debug, Error)]
@@ -37,7 +37,7 @@ pub enum ConfigFault {
     #[error("the configuration file {} can be written by other users", .0.display())]
     Writable(PathBuf),
     /// Another user's word about which hosts get a token.
-    #[error("the configuration file {} belongs to uid {owner}, neither root nor you", path.display())]
+    #[error("the configuration file {} belongs to {}, and not to root", path.display(), shown(*owner))]
     Foreign { path: PathBuf, owner: u32 },
     /// Unknown key, wrong type, or no TOML at all.
     #[error("{}:{line}: {message}", path.display())]
@@ -429,7 +429,8 @@ fn read(path: &Path) -> Result<Option<String>, ConfigFault> {
         Err(error) => return Err(wrong(error)),
     };
     let data = file.metadata().map_err(wrong)?;
-    if data.uid() != 0 && data.uid() != sys::own_uid() {
+    let is_roots = data.uid() == 0 && !is_anybody(0);
+    if !is_roots && !is_own_file(&file, data.uid()) {
         return Err(ConfigFault::Foreign { path: path.to_owned(), owner: data.uid() });
     }
     if data.mode() & 0o022 != 0 {

@@ -21,11 +21,11 @@ use tokio::time::{sleep, timeout};
 
 use super::exchange::CALLBACK;
 use super::page::{Page, page, plain};
-use crate::carrier::tcp::peer_of;
 use crate::error::printable;
 use crate::http::server::{Line, Reply, serve_connection};
 use crate::secret::Secret;
-use crate::sys;
+use crate::sys::loopback_peer::{LoopbackFault, loopback_peer_of};
+use crate::sys::users::{is_anybody, is_own};
 
 /// An answer to this attempt.
 #[derive(Debug)]
@@ -204,8 +204,7 @@ async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: one
             accepted = listener.accept() => match accepted {
                 // Whose connection it is, the kernel says. Root may do what it likes anyway.
                 Ok((stream, _)) => {
-                    let ours = peer_of(&stream).is_some_and(|uid| uid == sys::own_uid() || uid == 0);
-                    if ours && make_room(&mut lines) {
+                    if is_ours(&stream).unwrap_or(false) && make_room(&mut lines) {
                         let line = Arc::new(Line::default());
                         lines.push_back(Arc::clone(&line));
                         tasks.spawn(connection(Arc::clone(&door), stream, line));
@@ -223,6 +222,12 @@ async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: one
     // The page that has just been asked for still goes out.
     let rest = async { while tasks.join_next().await.is_some() {} };
     let _ = timeout(GOODBYE, rest).await;
+}
+
+/// Whether the browser is this user's, or root's, and nobody else's by any chance.
+fn is_ours(stream: &TcpStream) -> Result<bool, LoopbackFault> {
+    let uid = loopback_peer_of(stream)?.uid;
+    Ok(is_own(uid) || (uid == 0 && !is_anybody(uid)))
 }
 
 /// Hangs up the line that has been silent for longest where there are too many: whoever holds lines open without
