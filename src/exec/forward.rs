@@ -1,8 +1,9 @@
-//! The forwarder: an HTTP proxy on a loopback port, for processes of this user and no others.
+//! The forwarder: an HTTP proxy on a loopback port, for the processes of this run and no others.
 //!
 //! `CONNECT` to a granted host is answered by us (`intercept`); to any other host it is a tunnel,
 //! and nothing in it is read. Beside that the port serves the daemon's index and registry paths. Anything else is
-//! refused with a sentence. No token is in this process, and no request leaves it with one.
+//! refused with a sentence, and so is whoever is not served at all (`caller`). No token is in this process, and no
+//! request leaves it with one.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -11,26 +12,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderMap};
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::authority::Authority;
+use super::caller::{Caller, Stranger};
 use super::intercept::{self, Courier, Reply, sentence};
 use super::tunnel::{self, Destination};
-use crate::carrier::tcp;
 use crate::client::granted::HostPattern;
 use crate::client::stream::Stream;
+use crate::error::{Failure, Fault};
 use crate::http::proxy::ProxyConnector;
-use crate::sys;
+use crate::sys::loopback_peer::is_out_of_descriptors;
 
 /// See the module.
 pub struct Forwarder(Arc<Shared>);
@@ -41,6 +42,10 @@ struct Shared {
     authority: Authority,
     courier: Arc<Courier>,
     beyond: ProxyConnector,
+    /// Who somebody is takes a thread's time, and anybody can have it asked.
+    looks: Semaphore,
+    /// Whoever is not served waits for nobody, and nobody for him.
+    strangers: Semaphore,
 }
 
 /// What a connection becomes when its `CONNECT` has been answered.
@@ -62,7 +67,9 @@ impl Forwarder {
         courier: Courier,
         beyond: ProxyConnector,
     ) -> Self {
-        Self(Arc::new(Shared { port, hosts, authority, courier: Arc::new(courier), beyond }))
+        let (looks, strangers) = (Semaphore::new(MOST_LOOKS), Semaphore::new(MOST_STRANGERS));
+        let courier = Arc::new(courier);
+        Self(Arc::new(Shared { port, hosts, authority, courier, beyond, looks, strangers }))
     }
 
     /// Serves what comes to this listener, on that port of 127.0.0.1, until it is dropped, which ends every connection.
@@ -75,15 +82,33 @@ impl Forwarder {
                 accepted = listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
             };
-            let Ok((stream, _)) = accepted else {
-                // Out of descriptors: they come back when connections end.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Descriptors come back when connections end.
+                    if is_out_of_descriptors(&error) {
+                        self.0.courier.tell_aside(NO_DESCRIPTOR);
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
             };
             let shared = Arc::clone(&self.0);
             connections.spawn(async move {
-                shared.serve(stream).await;
-                drop(permit);
+                let Ok(look) = shared.looks.acquire().await else { return };
+                let looked = Caller::of(stream).await;
+                drop(look);
+                match looked {
+                    Some((stream, Ok(caller))) => {
+                        shared.serve(stream, caller).await;
+                        drop(permit);
+                    }
+                    Some((stream, Err(stranger))) => {
+                        drop(permit);
+                        shared.refuse(stream, stranger).await;
+                    }
+                    None => {}
+                }
             });
         }
     }
@@ -96,14 +121,13 @@ impl fmt::Debug for Forwarder {
 }
 
 impl Shared {
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
-        let Some(stream) = check_peer(stream).await else { return };
+    async fn serve(self: Arc<Self>, stream: TcpStream, caller: Caller) {
         let _ = stream.set_nodelay(true);
-        let slot = Slot::default();
-        let (shared, plan) = (Arc::clone(&self), Arc::clone(&slot));
+        let (slot, caller) = (Slot::default(), Arc::new(caller));
+        let (shared, plan, by) = (Arc::clone(&self), Arc::clone(&slot), Arc::clone(&caller));
         let handle = move |request| -> Answering {
-            let (shared, plan) = (Arc::clone(&shared), Arc::clone(&plan));
-            Box::pin(async move { shared.answer(request, &plan).await })
+            let (shared, plan, by) = (Arc::clone(&shared), Arc::clone(&plan), Arc::clone(&by));
+            Box::pin(async move { shared.answer(request, &plan, &by).await })
         };
         serve_http(Box::new(stream), Box::new(handle)).await;
         let next = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -112,7 +136,7 @@ impl Shared {
                 if let Some(stream) = upgraded(upgrade).await
                     && let Ok(config) = self.authority.server_config(&to.host)
                 {
-                    intercept::serve(Box::new(stream), config, to, Arc::clone(&self.courier)).await;
+                    intercept::serve(Box::new(stream), config, to, Arc::clone(&self.courier), caller).await;
                 }
             }
             Some(Next::Tunnel(upgrade, beyond)) => {
@@ -124,7 +148,25 @@ impl Shared {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, slot: &Slot) -> Reply {
+    /// Tells somebody who is not served why, whatever he asks for: a connection that is only cut says nothing.
+    async fn refuse(&self, stream: TcpStream, stranger: Stranger) {
+        let is_told = stranger.is_told();
+        let status = StatusCode::from_u16(stranger.kind().status()).unwrap_or(StatusCode::FORBIDDEN);
+        let text = Failure::from(stranger).one_line();
+        if is_told {
+            self.courier.tell_aside(&text);
+        }
+        // A crowd of them gets no more of this process than the first few.
+        let Ok(_seat) = self.strangers.try_acquire() else { return };
+        let handle = move |_| -> Answering {
+            let mut reply = sentence(status, &text);
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Box::pin(async move { reply })
+        };
+        let _ = timeout(STRANGER_TIME, serve_http(Box::new(stream), Box::new(handle))).await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>, slot: &Slot, by: &Caller) -> Reply {
         if request.method() == Method::CONNECT {
             return self.connect(request, slot).await;
         }
@@ -145,7 +187,7 @@ impl Shared {
                 "valetkey serves /simple/, /merged/, /index/ and /registry/ here",
             );
         }
-        self.courier.carry(plain_host(target), request, None).await
+        self.courier.carry(plain_host(target), request, None, by).await
     }
 
     async fn connect(&self, mut request: Request<Incoming>, slot: &Slot) -> Reply {
@@ -194,23 +236,6 @@ pub(super) async fn serve_http(stream: Stream, handle: Handle) {
 
 async fn upgraded(upgrade: OnUpgrade) -> Option<TokioIo<hyper::upgrade::Upgraded>> {
     timeout(UPGRADE_TIME, upgrade).await.ok()?.ok().map(TokioIo::new)
-}
-
-/// The stream, if a process of this user is on the other end.
-async fn check_peer(stream: TcpStream) -> Option<TcpStream> {
-    // The kernel's table is a file, and may be long.
-    let looked = tokio::task::spawn_blocking(move || (tcp::peer_of(&stream), stream)).await;
-    let (uid, mut stream) = looked.ok()?;
-    if uid == Some(sys::own_uid()) {
-        return Some(stream);
-    }
-    let text = "this valetkey serves the user who started it, and no other\n";
-    let length = text.len();
-    let answer = format!(
-        "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{text}"
-    );
-    let _ = timeout(UPGRADE_TIME, stream.write_all(answer.as_bytes())).await;
-    None
 }
 
 /// Why a request for the index is none that a package client makes: a browser may be led to this port by any page.
@@ -269,6 +294,11 @@ const LARGEST_HEAD: usize = 64 << 10;
 const MOST_HEADERS: usize = 100;
 /// uv opens fifty at once, and several of it may run.
 const MOST_CONNECTIONS: usize = 512;
+const MOST_LOOKS: usize = 8;
+const MOST_STRANGERS: usize = 16;
+const NO_DESCRIPTOR: &str =
+    "this run has no file descriptor left, so its command waits; raise the limit of open files (`ulimit -n`)";
+const STRANGER_TIME: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

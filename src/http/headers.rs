@@ -10,6 +10,10 @@ pub const STARTED_BY: &str = "valetkey-started-by";
 /// Whose token a request is made with, where that is not for the daemon to decide: JSON, from its owner alone.
 pub const WHOSE: &str = "valetkey-whose";
 
+/// On a request: what the daemon is to mark its own words with. On an answer: that mark, where nobody else wrote it. It
+/// goes to no registry, so none can set it.
+pub const MARK: &str = "valetkey-mark";
+
 pub const JSON: &str = "application/json";
 /// RFC 9457.
 pub const PROBLEM: &str = "application/problem+json";
