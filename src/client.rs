@@ -28,6 +28,7 @@ use crate::error::{Failure, Kind};
 use crate::http::server::failure_from_problem;
 use crate::paths::{Paths, check_private};
 use crate::registry::Registry;
+use crate::sys::users::shown;
 
 /// Asks on behalf of one process.
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl Client {
                 Err(Silence::Unreachable(_)) => None,
                 Err(Silence::Silent(_)) => return self.answer_here(ask, None, until),
                 Err(Silence::Foreign(uid)) => Some(
-                    Failure::new(Kind::Local, format!("{} is served by uid {uid}", path.display()))
+                    Failure::new(Kind::Local, format!("{} is served by {}", path.display(), shown(uid)))
                         .with_hint("end that process, or remove the socket"),
                 ),
             },

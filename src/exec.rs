@@ -7,6 +7,7 @@
 mod alert;
 pub mod authority;
 pub mod bundle;
+mod caller;
 pub mod child;
 pub mod forward;
 pub mod intercept;
@@ -63,11 +64,12 @@ pub struct Order {
 /// When nothing answers or nothing is granted, or the command could not be wired. Then it was not started.
 pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault>, Failure> {
     sys::refuse_dumps();
+    sys::raise_descriptor_limit();
     let (way, whose) = find(client)?;
     let granted = ask(&way)?;
     let credential = granted.credential.is_some();
     let proxied = proxied(granted, &way, order)?;
-    let place = Place::new(&client.environment)?;
+    let place = Place::new(&client.environment, child::serves_others())?;
     if !place.is_in_memory() {
         let place = place.path().display();
         (order.say)(&format!("{place} is not in memory: what a killed run leaves there stays"));

@@ -18,6 +18,7 @@ use crate::environment::Environment;
 use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 use crate::sys;
+use crate::sys::users::{is_anybody, is_own_file, shown};
 
 /// Why a directory cannot serve.
 #[derive(Debug, Error)]
@@ -29,7 +30,7 @@ pub enum PathFault {
     #[error("{} is not a directory", shown_path(.0))]
     NotDirectory(PathBuf),
     /// Another user made it.
-    #[error("{} belongs to uid {owner}, not to uid {}", shown_path(path), sys::own_uid())]
+    #[error("{} belongs to {}", shown_path(path), shown(*owner))]
     Owner { path: PathBuf, owner: u32 },
     /// Others can reach into it.
     #[error("{} has mode {mode:04o}, so other users can reach the socket", shown_path(path))]
@@ -121,7 +122,7 @@ fn runtime_directory(environment: &Environment) -> PathBuf {
         announced.map_or_else(|| vec![PathBuf::from(format!("/run/user/{uid}"))], |path| vec![path]);
     candidates
         .into_iter()
-        .filter(|path| path.metadata().is_ok_and(|data| data.is_dir() && data.uid() == uid))
+        .filter(|path| path.metadata().is_ok_and(|data| data.is_dir() && is_own_path(path, &data)))
         .map(|path| path.join("valetkey"))
         .chain([temporary.join(format!("valetkey-{uid}"))])
         .find(|path| fits_socket(&path.join(LONGEST)))
@@ -170,13 +171,28 @@ pub fn check_private(path: &Path) -> Result<bool, PathFault> {
         Err(PathFault::Link(path))
     } else if !data.is_dir() {
         Err(PathFault::NotDirectory(path))
-    } else if data.uid() != sys::own_uid() {
-        Err(PathFault::Owner { path, owner: data.uid() })
+    } else if !is_own_path(&path, &data) {
+        Err(PathFault::Owner { owner: data.uid(), path })
     } else if data.mode() & 0o077 != 0 {
         Err(PathFault::Open { path, mode: data.mode() & 0o7777 })
     } else {
         Ok(true)
     }
+}
+
+/// Whether what was found at a path belongs to this user. Where an owner may be anybody it has to let itself be opened as
+/// only its owner can.
+#[must_use]
+pub fn is_own_path(path: &Path, data: &fs::Metadata) -> bool {
+    if !is_anybody(data.uid()) {
+        return data.uid() == sys::own_uid();
+    }
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits()).unwrap_or_default();
+    let opened = fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
+    opened.is_ok_and(|file| {
+        let same = |now: fs::Metadata| (now.dev(), now.ino()) == (data.dev(), data.ino());
+        file.metadata().is_ok_and(same) && is_own_file(&file, data.uid())
+    })
 }
 
 /// The text of a small regular file. A named pipe would make us wait for its writer, a device for ever.

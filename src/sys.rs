@@ -3,6 +3,10 @@
 //! Everything here is small enough to audit by eye. Linux is what has been run; the other Unixes get the part of
 //! it that POSIX gives them.
 
+pub mod loopback_peer;
+pub mod processes;
+pub mod users;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -22,6 +26,12 @@ use tokio::io::unix::AsyncFd;
 #[must_use]
 pub fn own_uid() -> u32 {
     process::geteuid().as_raw()
+}
+
+/// The number of this process.
+#[must_use]
+pub fn own_pid() -> i32 {
+    process::getpid().as_raw_nonzero().get()
 }
 
 /// Who is on the other end of a Unix socket, by the kernel's word at the time of `connect` (or `listen`).
@@ -66,7 +76,22 @@ pub fn with_own_umask<T>(start: impl FnOnce() -> T) -> T {
 /// Lifts the soft limit of open files to the hard one: one descriptor a connection.
 pub fn raise_descriptor_limit() {
     let limit = process::getrlimit(Resource::Nofile);
-    let _ = process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let raised =
+        process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if raised.is_ok() {
+        DESCRIPTORS.get_or_init(|| limit);
+    }
+}
+
+/// Has a program start with the limit that this process was started with: some close every descriptor that there might be.
+#[expect(unsafe_code, reason = "what runs between fork and exec is in its caller's care")]
+pub fn with_own_descriptor_limit(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let Some(limit) = DESCRIPTORS.get() else { return };
+    // SAFETY: the one call between fork and exec is a bare system call on a value that lives for ever.
+    unsafe {
+        command.pre_exec(|| Ok(process::setrlimit(Resource::Nofile, *limit)?));
+    }
 }
 
 /// Keeps this process out of core dumps and away from a debugger of the same user, and nothing else: unlike
@@ -211,6 +236,13 @@ pub fn boot_id() -> Option<String> {
 #[expect(clippy::exit, reason = "the thread that should return to main may be blocked for ever")]
 pub fn end_process(code: i32) -> ! {
     std::process::exit(code)
+}
+
+/// Has whatever descends from us, and loses its parent, become a child of ours.
+pub fn adopt_orphans() {
+    // An old kernel gives them to the first process, and then they are strangers.
+    #[cfg(target_os = "linux")]
+    let _ = process::set_child_subreaper(Some(process::getpid()));
 }
 
 /// Ends a process group that we started.
@@ -397,6 +429,8 @@ pub fn same_file(one: &Path, other: &Path) -> bool {
 
 /// The one that this process was started with.
 static UMASK: OnceLock<rustix::fs::Mode> = OnceLock::new();
+/// The limits of open files that this process was started with, once they have been raised.
+static DESCRIPTORS: OnceLock<Rlimit> = OnceLock::new();
 
 #[cfg(test)]
 mod tests {

@@ -1,13 +1,13 @@
 //! TCP on loopback: a way to the daemon for clients that can speak to nothing else, and for whatever else runs on this
 //! machine, a browser included. So three things are settled before a request is looked at: the address is loopback,
-//! the other end belongs to a user who may ask, and the request was not made by a web page or passed on by a proxy.
+//! the other end belongs to a user who may ask (`sys::loopback_peer`), and the request was not made by a web page or
+//! passed on by a proxy.
 //!
 //! A page can have its name point at 127.0.0.1 and then is of one origin with us, so its requests are like any other but
 //! for `Host`, which is therefore compared whole. Nothing here ever answers a preflight.
 
-use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use hyper::header::{FORWARDED, HOST, HeaderMap, HeaderName, ORIGIN};
 use thiserror::Error;
@@ -93,67 +93,8 @@ pub fn check(headers: &HeaderMap, own: SocketAddr) -> Result<(), TcpFault> {
     }
 }
 
-/// The user at the other end of an open connection between two addresses of this machine, by the kernel's table. Nobody
-/// where the other end is in another network namespace, or has been closed. Reads a file that may be long.
-#[must_use]
-pub fn peer_uid(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
-    // A client that speaks IPv6 and asks for 127.0.0.1 stands in the other table.
-    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|path| {
-        let table = fs::read_to_string(path).ok()?;
-        uid_in(&table, peer, own)
-    })
-}
-
-/// The same of a connection.
-#[must_use]
-pub fn peer_of(stream: &tokio::net::TcpStream) -> Option<u32> {
-    peer_uid(stream.peer_addr().ok()?, stream.local_addr().ok()?)
-}
-
-/// Finds the other end's own line: its local address is what we call the peer's.
-fn uid_in(table: &str, peer: SocketAddr, own: SocketAddr) -> Option<u32> {
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [_, local, remote, state, _, _, _, uid, _, inode, ..] = fields.as_slice() else { return None };
-        // What is left of a closed one belongs to nobody, which the table writes as root.
-        let open = OPEN.contains(state) && *inode != "0";
-        let ours = open && same(address(local)?, peer) && same(address(remote)?, own);
-        ours.then(|| uid.parse().ok()).flatten()
-    })
-}
-
-fn same(one: SocketAddr, other: SocketAddr) -> bool {
-    one.ip().to_canonical() == other.ip().to_canonical() && one.port() == other.port()
-}
-
-/// `0100007F:1F90`: words of the machine's own byte order, then a port.
-fn address(text: &str) -> Option<SocketAddr> {
-    let (words, port) = text.split_once(':')?;
-    let word = |at: usize| {
-        let word = u32::from_str_radix(words.get(at * 8..at * 8 + 8)?, 16).ok()?;
-        Some(word.to_ne_bytes())
-    };
-    let ip = match words.len() {
-        8 => IpAddr::from(word(0)?),
-        32 => {
-            let mut bytes = [0; 16];
-            for at in 0..4 {
-                bytes[at * 4..at * 4 + 4].copy_from_slice(&word(at)?);
-            }
-            IpAddr::from(Ipv6Addr::from(bytes))
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
-}
-
-/// Established, or half closed by the peer, who still waits for our end.
-const OPEN: [&str; 3] = ["01", "04", "05"];
-
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
-
     use hyper::header::HeaderValue;
 
     use super::*;
@@ -228,53 +169,5 @@ mod tests {
             assert!(!answers("0.0.0.0:8080", host), "{host}");
         }
         assert!(!answers("127.0.0.1:8080", "192.0.2.1:8080"));
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn the_other_end_is_known_by_the_kernels_table_while_it_is_open() {
-        for address in ["127.0.0.1:0", "[::1]:0"] {
-            // A machine may have no IPv6.
-            let Ok(listener) = bind(address.parse().unwrap()) else { continue };
-            listener.set_nonblocking(false).unwrap();
-            let own = listener.local_addr().unwrap();
-            let client = TcpStream::connect(own).unwrap();
-            let (server, peer) = listener.accept().unwrap();
-            assert_eq!(peer_uid(peer, own), Some(crate::sys::own_uid()), "{address}");
-            // Not by the line of our own end, nor for anybody else.
-            assert_eq!(peer_uid(own, SocketAddr::new(peer.ip(), 1)), None);
-            drop(client);
-            assert_eq!(peer_uid(peer, own), None, "{address}");
-            drop(server);
-        }
-    }
-
-    #[test]
-    #[cfg(target_endian = "little")]
-    fn lines_of_the_table_are_read_to_the_letter() {
-        let line = |local: &str, remote: &str, state: &str, inode: &str| {
-            format!(
-                "head\n   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  1000        0 {inode} 1 0 20 4 30 10 -1\n"
-            )
-        };
-        let (peer, own) = ("127.0.0.1:50000".parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
-        let found = |table: String| uid_in(&table, peer, own);
-        assert_eq!(found(line("0100007F:C350", "0100007F:1F90", "01", "7")), Some(1000));
-        assert_eq!(found(line("0100007F:C350", "0100007F:1F90", "04", "7")), Some(1000), "half closed");
-        let mapped = "0000000000000000FFFF00000100007F";
-        assert_eq!(found(line(&format!("{mapped}:C350"), &format!("{mapped}:1F90"), "01", "7")), Some(1000));
-        for (local, remote, state, inode) in [
-            ("0100007F:1F90", "0100007F:C350", "01", "7"),
-            ("0200007F:C350", "0100007F:1F90", "01", "7"),
-            ("0100007F:C351", "0100007F:1F90", "01", "7"),
-            ("0100007F:C350", "0100007F:1F90", "06", "0"),
-            ("0100007F:C350", "0100007F:1F90", "02", "7"),
-            ("0100007F:C350", "0100007F:1F90", "01", "0"),
-            ("0100007F", "0100007F:1F90", "01", "7"),
-            ("XX00007F:C350", "0100007F:1F90", "01", "7"),
-        ] {
-            assert_eq!(found(line(local, remote, state, inode)), None, "{local} {remote} {state} {inode}");
-        }
-        assert_eq!(found(String::new()), None);
     }
 }

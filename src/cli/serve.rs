@@ -29,6 +29,7 @@ use crate::error::{Failure, Kind};
 use crate::paths::{Paths, SOCKET, ensure_private};
 use crate::registry::Hosts;
 use crate::sys;
+use crate::sys::users::check_distinct;
 
 pub(super) fn run(started_by_helper: bool) -> Result<ExitCode, Failure> {
     if started_by_helper {
@@ -37,6 +38,7 @@ pub(super) fn run(started_by_helper: bool) -> Result<ExitCode, Failure> {
         sys::leave_session();
     }
     sys::harden();
+    check_distinct()?;
     sys::raise_descriptor_limit();
     sys::use_one_heap();
     let environment = Environment::capture();

@@ -15,12 +15,14 @@ use crate::carrier::unix::connect;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::paths::{Paths, ensure_private};
+use crate::sys::users::check_distinct;
 
 /// Starts the daemon, or waits for the one that another helper is starting.
 ///
 /// # Errors
 /// When it does not come up in time: the caller answers by itself then.
 pub fn start(paths: &Paths, environment: &Environment, until: Instant) -> Result<(), Failure> {
+    check_distinct()?;
     ensure_private(&paths.runtime)?;
     let starting = paths.runtime.join("start.lock");
     let lock = OpenOptions::new()

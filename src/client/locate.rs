@@ -13,6 +13,7 @@ use crate::error::shown::{refuse_key, shown_path};
 use crate::error::{Failure, Kind};
 use crate::paths::{PathFault, Paths, SYSTEM_SOCKET, absolute, check_private, fits_socket};
 use crate::sys;
+use crate::sys::users::is_own;
 
 /// Where the question goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +73,7 @@ fn agent(environment: &Environment, paths: &Paths) -> Result<Option<PathBuf>, Ag
 }
 
 fn owner_answers(paths: &Paths) -> bool {
-    let ours = |socket| sys::peer_of(&socket).is_ok_and(|peer| peer.uid == sys::own_uid());
+    let ours = |socket| sys::peer_of(&socket).is_ok_and(|peer| is_own(peer.uid));
     matches!(check_private(&paths.runtime), Ok(true)) && connect(&paths.socket(), AT_ONCE).is_ok_and(ours)
 }
 

@@ -11,6 +11,7 @@ use crate::carrier::unix::{connect, set_patience};
 use crate::error::{Failure, Kind};
 use crate::http::headers::{JSON, STARTED_BY, VERSION};
 use crate::sys;
+use crate::sys::users::{is_own, shown};
 
 /// The daemon's answer.
 #[derive(Debug, Clone)]
@@ -44,7 +45,7 @@ impl Silence {
             Self::Silent(error) => {
                 (format!("the daemon at {path} ({by}) broke off: {error}"), "look at that daemon's log")
             }
-            Self::Foreign(uid) => (format!("{path} is served by uid {uid}"), "remove the socket"),
+            Self::Foreign(uid) => (format!("{path} is served by {}", shown(*uid)), "remove the socket"),
         };
         Failure::new(Kind::Unreachable, text).with_hint(hint)
     }
@@ -135,7 +136,7 @@ fn open(path: &Path, until: Instant) -> Result<UnixStream, Silence> {
 fn open_own(path: &Path, until: Instant) -> Result<UnixStream, Silence> {
     let stream = open(path, until.min(Instant::now() + PATIENCE))?;
     let server = sys::peer_of(&stream).map_err(Silence::Unreachable)?;
-    if server.uid == sys::own_uid() { Ok(stream) } else { Err(Silence::Foreign(server.uid)) }
+    if is_own(server.uid) { Ok(stream) } else { Err(Silence::Foreign(server.uid)) }
 }
 
 /// The daemon gets what is left of our time, less what the way back takes.

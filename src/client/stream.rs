@@ -32,6 +32,8 @@ use crate::error::{Fault, Kind};
 use crate::http::body::Progress;
 use crate::http::waiting::Waiting;
 use crate::sys;
+use crate::sys::loopback_peer::is_out_of_descriptors;
+use crate::sys::users::{is_own, shown};
 
 /// A way to the daemon.
 #[derive(Debug, Clone)]
@@ -63,7 +65,7 @@ pub enum WayFault {
     #[error("nobody answers at {}", path.display())]
     Unreachable { path: PathBuf, source: io::Error },
     /// Somebody else serves the owner's socket.
-    #[error("{} is served by uid {uid}", path.display())]
+    #[error("{} is served by {}", path.display(), shown(*uid))]
     Foreign { path: PathBuf, uid: u32 },
     /// The connection broke.
     #[error("the daemon at {} broke off", path.display())]
@@ -90,6 +92,9 @@ impl Fault for WayFault {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Unreachable { source, .. } if is_out_of_descriptors(source) => {
+                Some("raise the limit of open files (`ulimit -n`)".to_owned())
+            }
             Self::Unreachable { .. } => Some("start the daemon that serves it".to_owned()),
             Self::Foreign { .. } => Some("end that process, or remove the socket".to_owned()),
             Self::Broken { .. } | Self::Half { .. } | Self::Deadline { .. } => {
@@ -131,7 +136,7 @@ impl Way {
                 let stream = UnixStream::connect(path).await.map_err(unreachable)?;
                 if *own {
                     let server = sys::peer_of(&stream).map_err(unreachable)?;
-                    if server.uid != sys::own_uid() {
+                    if !is_own(server.uid) {
                         return Err(WayFault::Foreign { path: path.clone(), uid: server.uid });
                     }
                 }

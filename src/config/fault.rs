@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::read::LARGEST;
 use crate::error::{Fault, Kind};
 use crate::grant::PatternFault;
+use crate::sys::users::shown;
 
 /// What is wrong with a configuration file, or with a variable in its place.
 #[derive(Debug, Error)]
@@ -22,7 +23,7 @@ pub enum ConfigFault {
     #[error("the configuration file {} can be written by {by}", path.display())]
     Writable { path: PathBuf, by: &'static str },
     /// Another user's word about which hosts get a token.
-    #[error("the configuration file {} belongs to uid {owner}, neither root nor you", path.display())]
+    #[error("the configuration file {} belongs to {}, and not to root", path.display(), shown(*owner))]
     Foreign { path: PathBuf, owner: u32 },
     /// Unknown key, wrong type, or no TOML at all.
     #[error("{}:{line}: {message}", path.display())]

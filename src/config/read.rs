@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{ConfigFault, private_group};
 use crate::error::shown::quoting;
 use crate::paths::{open_regular, without_absent};
-use crate::sys;
+use crate::sys::users::{is_anybody, is_own_file};
 
 /// Whose file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub(super) fn read(path: &Path, keeper: Keeper) -> Result<Option<String>, Config
 
 fn check_writers(path: &Path, keeper: Keeper, file: &File) -> Result<(), ConfigFault> {
     let data = file.metadata().map_err(|source| ConfigFault::Read { path: path.to_owned(), source })?;
-    let own = sys::own_uid();
-    if data.uid() != 0 && data.uid() != own {
+    let is_own = is_own_file(file, data.uid());
+    if !is_own && (data.uid() != 0 || is_anybody(0)) {
         return Err(ConfigFault::Foreign { path: path.to_owned(), owner: data.uid() });
     }
     let writable = |by| Err(ConfigFault::Writable { path: path.to_owned(), by });
@@ -55,7 +55,7 @@ fn check_writers(path: &Path, keeper: Keeper, file: &File) -> Result<(), ConfigF
     if has_access_list(file) {
         return writable("those on its access list");
     }
-    if keeper == Keeper::User && data.uid() == own && private_group::is_private(own, data.gid()) {
+    if keeper == Keeper::User && is_own && private_group::is_private(data.uid(), data.gid()) {
         return Ok(());
     }
     writable("its group")

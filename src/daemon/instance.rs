@@ -19,6 +19,7 @@ use crate::durable;
 use crate::error::{Fault, Kind};
 use crate::paths::open_regular;
 use crate::sys;
+use crate::sys::users::is_own_file;
 
 /// Why this daemon may not be the one.
 #[derive(Debug, Error)]
@@ -121,7 +122,7 @@ impl Drop for Serving {
 #[must_use]
 pub fn read_note(path: &Path) -> Option<Note> {
     let file = open_regular(path, true).ok()?;
-    if file.metadata().ok()?.uid() != sys::own_uid() {
+    if !is_own_file(&file, file.metadata().ok()?.uid()) {
         return None;
     }
     let mut text = String::new();

@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 
 use tokio::net::TcpStream;
 
-use crate::carrier::tcp::peer_of;
+use crate::error::Failure;
 use crate::sys;
+use crate::sys::loopback_peer::{LoopbackFault, loopback_peer_of};
+use crate::sys::users::is_anybody;
 
 /// A peer at the time of its connect. The program is for the audit line only: nothing is decided by it.
 #[derive(Debug, Clone)]
@@ -24,16 +26,30 @@ impl Peer {
         let peer = sys::peer_of(socket).ok()?;
         let name = |pid| sys::program_of(pid).map(|name| crate::error::printable(&name));
         let parent = sys::parent_of(peer.pid).and_then(name);
-        Some(Self { uid: peer.uid, pid: peer.pid, program: name(peer.pid), parent })
+        Some(Self { uid: known(peer.uid), pid: peer.pid, program: name(peer.pid), parent })
     }
 
     /// Whose end of a loopback connection it is. Which process, the kernel's table does not say.
     #[must_use]
     pub fn of_tcp(stream: &TcpStream) -> Self {
-        Self { uid: peer_of(stream).unwrap_or(UNKNOWN), pid: 0, program: None, parent: None }
+        let uid = loopback_peer_of(stream).map_or_else(unknown, |peer| known(peer.uid));
+        Self { uid, pid: 0, program: None, parent: None }
     }
 }
 
-/// The uid of somebody whom the kernel does not know: on another machine, in another network namespace, or gone.
-/// Nobody can have it.
+/// Whoever is refused then hears that he is not known; why, is this machine's business.
+fn unknown(fault: LoopbackFault) -> u32 {
+    if let LoopbackFault::Unreadable { .. } = fault {
+        tracing::warn!(failure = %Failure::from(fault).one_line(), "a peer is refused");
+    }
+    UNKNOWN
+}
+
+/// In a user namespace one uid may stand for many users, and then for none of them.
+fn known(uid: u32) -> u32 {
+    if is_anybody(uid) { UNKNOWN } else { uid }
+}
+
+/// The uid of somebody whom the kernel does not know: on another machine, in another network namespace, without a
+/// number in our user namespace, or gone. Nobody can have it.
 pub const UNKNOWN: u32 = u32::MAX;

@@ -1,9 +1,12 @@
 //! Bundles of certificates: what is in force, with the run's authority behind it, as files in the run's own directory.
+//!
+//! Certificates are no secret, and whoever is served has to read them; who comes by is the directory's business. But a
+//! file of certificates may hold a key as well, and that is never copied.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
@@ -28,7 +31,8 @@ pub fn write(
     for trust in wanted {
         if !written.contains_key(&trust.base) {
             let path = match contents(&trust.base, environment) {
-                Ok(mut text) => {
+                Ok(text) => {
+                    let mut text = without_keys(text);
                     if !text.is_empty() && !text.ends_with(b"\n") {
                         text.push(b'\n');
                     }
@@ -118,9 +122,34 @@ fn read_directory(path: &Path) -> io::Result<Vec<u8>> {
     if all.is_empty() { Err(io::Error::other("there is no certificate in it")) } else { Ok(all) }
 }
 
+/// Leaves out every block that is somebody's key, to its end, or to the end of all where that is missing.
+fn without_keys(bytes: Vec<u8>) -> Vec<u8> {
+    if !bytes.windows(KEY.len()).any(|window| window == KEY) {
+        return bytes;
+    }
+    let is = |line: &[u8], mark: &[u8]| {
+        let line = line.trim_ascii();
+        line.starts_with(mark) && line.windows(KEY.len()).any(|window| window == KEY)
+    };
+    let (mut kept, mut in_key) = (Vec::with_capacity(bytes.len()), false);
+    for line in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+        in_key |= is(line, BEGIN);
+        if !in_key {
+            kept.extend_from_slice(line);
+        }
+        in_key &= !is(line, END);
+    }
+    kept
+}
+
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(bytes)).map_err(|error| {
+    let written = file.and_then(|mut file| {
+        file.write_all(bytes)?;
+        // Whatever the umask says.
+        file.set_permissions(Permissions::from_mode(0o644))
+    });
+    written.map_err(|error| {
         Failure::new(Kind::Local, format!("cannot write {}", path.display())).with_cause(error)
     })
 }
@@ -134,6 +163,8 @@ const SYSTEM: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+const KEY: &[u8] = b"PRIVATE KEY-----";
 /// The system's own is a quarter of a megabyte.
 const LARGEST: u64 = 8 << 20;
 const MOST_FILES: usize = 2000;
@@ -179,6 +210,35 @@ mod tests {
             "{:?}",
             wiring.notes
         );
+    }
+
+    #[test]
+    fn a_key_beside_the_certificates_is_not_copied() {
+        let block = |label: &str| format!("-----BEGIN {label}-----\nc2VjcmV0\n-----END {label}-----\n");
+        let (certificate, list) = (block("CERTIFICATE"), block("X509 CRL"));
+        for key in [
+            "PRIVATE KEY",
+            "RSA PRIVATE KEY",
+            "EC PRIVATE KEY",
+            "ENCRYPTED PRIVATE KEY",
+            "OPENSSH PRIVATE KEY",
+        ] {
+            for ends in ["\n", "\r\n", "\r"] {
+                let text = format!("# mine\n{certificate}{}{list}", block(key)).replace('\n', ends);
+                let wanted = format!("# mine\n{certificate}{list}").replace('\n', ends);
+                let kept = String::from_utf8(without_keys(text.into_bytes())).unwrap();
+                // The line feed behind a key's last line may stay.
+                assert_eq!(
+                    kept.replace(['\r', '\n'], ""),
+                    wanted.replace(['\r', '\n'], ""),
+                    "{key} {ends:?}"
+                );
+            }
+            let cut = format!("{certificate}-----BEGIN {key}-----\nc2VjcmV0\n{certificate}");
+            assert_eq!(without_keys(cut.into_bytes()), certificate.as_bytes(), "a key without an end");
+        }
+        let plain = format!("{certificate}{list}");
+        assert_eq!(without_keys(plain.clone().into_bytes()), plain.as_bytes());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! It stays in our process group, so that a shell, a pipeline and a terminal treat both as one: ctrl-C, ctrl-Z, ctrl-\
 //! and a change of the window reach it from the terminal itself. What another process sends to us alone is passed on.
 //! Its exit code is ours, and 128 and the signal's number where a signal ended it. Whoever loses his parent to us, as
-//! happens to the first process of a container, is taken leave of.
+//! happens to the first process of a container, is taken leave of. In root's run that is everybody whom the command has
+//! started: by their descent they are known as its own.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -75,7 +76,14 @@ pub fn command(program: &OsStr, arguments: &[OsString], wiring: &Wiring, signals
         command.env(name, value);
     }
     signals.release_in(&mut command);
+    sys::with_own_descriptor_limit(&mut command);
     command
+}
+
+/// Whether the command may become other users, who are served all the same: root's may.
+#[must_use]
+pub fn serves_others() -> bool {
+    sys::own_uid() == 0
 }
 
 /// Starts a command.
@@ -83,6 +91,9 @@ pub fn command(program: &OsStr, arguments: &[OsString], wiring: &Wiring, signals
 /// # Errors
 /// When it cannot be found or run.
 pub fn spawn(mut command: Command) -> Result<Pid, ChildFault> {
+    if serves_others() {
+        sys::adopt_orphans();
+    }
     let child = command.spawn().map_err(|source| {
         let name = command.get_program().to_string_lossy().into_owned();
         match source.kind() {

@@ -1,8 +1,9 @@
-//! The forwarder: an HTTP proxy on a loopback port, for processes of this user and no others.
+//! The forwarder: an HTTP proxy on a loopback port, for the processes of this run and no others.
 //!
 //! `CONNECT` to a granted host is answered by us (`intercept`); to any other host it is a tunnel,
 //! and nothing in it is read. Beside that the port serves the daemon's index and registry paths. Anything else is
-//! refused with a sentence. No token is in this process, and no request leaves it with one.
+//! refused with a sentence, and so is whoever is not served at all (`caller`). No token is in this process, and no
+//! request leaves it with one.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -12,30 +13,29 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
-use hyper::header::{HOST, HeaderMap};
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::authority::Authority;
+use super::caller::{Caller, Stranger};
 use super::intercept::{self, Asked, Courier, Reply, owing, sentence};
 use super::reach::Reach;
 use super::tunnel::{self, Destination};
-use crate::carrier::tcp;
 use crate::client::granted::HostPattern;
 use crate::client::stream::Stream;
-use crate::error::Failure;
+use crate::error::{Failure, Fault};
 use crate::http::headers::OWN;
 use crate::http::proxy::ProxyConnector;
 use crate::http::unfinished::{Breakable, Unfinished};
-use crate::sys;
+use crate::sys::loopback_peer::is_out_of_descriptors;
 
 /// See the module.
 pub struct Forwarder(Arc<Shared>);
@@ -47,6 +47,10 @@ struct Shared {
     courier: Arc<Courier>,
     beyond: ProxyConnector,
     reach: Reach,
+    /// Who somebody is takes a thread's time, and anybody can have it asked.
+    looks: Semaphore,
+    /// Whoever is not served waits for nobody, and nobody for him.
+    strangers: Semaphore,
 }
 
 /// What a connection becomes when its `CONNECT` has been answered.
@@ -68,8 +72,9 @@ impl Forwarder {
         courier: Courier,
         beyond: ProxyConnector,
     ) -> Self {
+        let (looks, strangers) = (Semaphore::new(MOST_LOOKS), Semaphore::new(MOST_STRANGERS));
         let (courier, reach) = (Arc::new(courier), Reach::default());
-        Self(Arc::new(Shared { port, hosts, authority, courier, beyond, reach }))
+        Self(Arc::new(Shared { port, hosts, authority, courier, beyond, reach, looks, strangers }))
     }
 
     /// Serves what comes to this listener, on that port of 127.0.0.1, until it is dropped, which ends every connection.
@@ -82,15 +87,33 @@ impl Forwarder {
                 accepted = listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
             };
-            let Ok((stream, _)) = accepted else {
-                // Out of descriptors: they come back when connections end.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Descriptors come back when connections end.
+                    if is_out_of_descriptors(&error) {
+                        self.0.courier.tell_aside(NO_DESCRIPTOR);
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
             };
             let shared = Arc::clone(&self.0);
             connections.spawn(async move {
-                shared.serve(stream).await;
-                drop(permit);
+                let Ok(look) = shared.looks.acquire().await else { return };
+                let looked = Caller::of(stream).await;
+                drop(look);
+                match looked {
+                    Some((stream, Ok(caller))) => {
+                        shared.serve(stream, caller).await;
+                        drop(permit);
+                    }
+                    Some((stream, Err(stranger))) => {
+                        drop(permit);
+                        shared.refuse(stream, stranger).await;
+                    }
+                    None => {}
+                }
             });
         }
     }
@@ -103,16 +126,15 @@ impl fmt::Debug for Forwarder {
 }
 
 impl Shared {
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
-        let Some(stream) = check_peer(stream).await else { return };
+    async fn serve(self: Arc<Self>, stream: TcpStream, caller: Caller) {
         let _ = stream.set_nodelay(true);
         let unfinished = Unfinished::default();
         let stream = Breakable::new(stream, unfinished.clone());
-        let slot = Slot::default();
-        let (shared, plan, owing) = (Arc::clone(&self), Arc::clone(&slot), unfinished.clone());
+        let (slot, caller) = (Slot::default(), Arc::new(caller));
+        let answering = (Arc::clone(&self), Arc::clone(&slot), unfinished.clone(), Arc::clone(&caller));
         let handle = move |request| -> Answering {
-            let (shared, plan, owing) = (Arc::clone(&shared), Arc::clone(&plan), owing.clone());
-            Box::pin(async move { shared.answer(request, &plan, &owing).await })
+            let (shared, plan, owing, by) = answering.clone();
+            Box::pin(async move { shared.answer(request, &plan, &owing, &by).await })
         };
         serve_http(Box::new(stream), Box::new(handle)).await;
         let next = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -122,7 +144,7 @@ impl Shared {
                     && let Ok(config) = self.authority.server_config(&to.host)
                 {
                     let courier = Arc::clone(&self.courier);
-                    intercept::serve(Box::new(stream), config, to, courier, unfinished).await;
+                    intercept::serve(Box::new(stream), config, to, courier, unfinished, caller).await;
                 }
             }
             Some(Next::Tunnel(upgrade, beyond)) => {
@@ -137,7 +159,31 @@ impl Shared {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, slot: &Slot, unfinished: &Unfinished) -> Reply {
+    /// Tells somebody who is not served why, whatever he asks for: a connection that is only cut says nothing.
+    async fn refuse(&self, stream: TcpStream, stranger: Stranger) {
+        let is_told = stranger.is_told();
+        let status = StatusCode::from_u16(stranger.kind().status()).unwrap_or(StatusCode::FORBIDDEN);
+        let text = Failure::from(stranger).one_line();
+        if is_told {
+            self.courier.tell_aside(&text);
+        }
+        // A crowd of them gets no more of this process than the first few.
+        let Ok(_seat) = self.strangers.try_acquire() else { return };
+        let handle = move |_| -> Answering {
+            let mut reply = sentence(status, &text);
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Box::pin(async move { reply })
+        };
+        let _ = timeout(STRANGER_TIME, serve_http(Box::new(stream), Box::new(handle))).await;
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        slot: &Slot,
+        unfinished: &Unfinished,
+        by: &Caller,
+    ) -> Reply {
         if request.method() == Method::CONNECT {
             return self.connect(request, slot).await;
         }
@@ -159,7 +205,7 @@ impl Shared {
             );
         }
         let shown = request.uri().path().to_owned();
-        let asked = Asked { shown: &shown, with_host: false };
+        let asked = Asked { shown: &shown, by };
         let reply = Arc::clone(&self.courier).carry(plain_host(target), request, asked).await;
         owing(reply, unfinished)
     }
@@ -228,23 +274,6 @@ async fn upgraded(upgrade: OnUpgrade) -> Option<TokioIo<hyper::upgrade::Upgraded
     timeout(UPGRADE_TIME, upgrade).await.ok()?.ok().map(TokioIo::new)
 }
 
-/// The stream, if a process of this user is on the other end.
-async fn check_peer(stream: TcpStream) -> Option<TcpStream> {
-    // The kernel's table is a file, and may be long.
-    let looked = tokio::task::spawn_blocking(move || (tcp::peer_of(&stream), stream)).await;
-    let (uid, mut stream) = looked.ok()?;
-    if uid == Some(sys::own_uid()) {
-        return Some(stream);
-    }
-    let text = "this valetkey serves the user who started it, and no other\n";
-    let length = text.len();
-    let answer = format!(
-        "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{text}"
-    );
-    let _ = timeout(UPGRADE_TIME, stream.write_all(answer.as_bytes())).await;
-    None
-}
-
 /// Why a request for the index is none that a package client makes: a browser may be led to this port by any page.
 fn strange(headers: &HeaderMap, own: &str) -> Option<&'static str> {
     let local = own.replace("127.0.0.1", "localhost");
@@ -311,6 +340,11 @@ const LARGEST_HEAD: usize = 64 << 10;
 const MOST_HEADERS: usize = 100;
 /// uv opens fifty at once, and several of it may run.
 const MOST_CONNECTIONS: usize = 512;
+const MOST_LOOKS: usize = 8;
+const MOST_STRANGERS: usize = 16;
+const NO_DESCRIPTOR: &str =
+    "this run has no file descriptor left, so its command waits; raise the limit of open files (`ulimit -n`)";
+const STRANGER_TIME: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,9 @@
 //!
 //! Requests and answers stream both ways, at the pace of the slower side. What is about one connection (RFC 9110 7.6.1)
 //! stays on it. A refusal of the daemon's is passed on, and its sentence shown to the person who runs the command too,
-//! because clients tend to keep it to themselves.
+//! because clients tend to keep it to themselves. Only what bears the mark of this run is the daemon's: no registry sees
+//! that mark, so none can have its words shown as ours. And a refusal is shown with the process that asked, because it may
+//! be one that a stranger's package has started, and the remedy would widen a grant for it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,17 +22,19 @@ use hyper::header::{
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{Request, Response, StatusCode, Uri};
+use ring::rand::{SecureRandom, SystemRandom};
 use rustls::ServerConfig;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::alert::Alerting;
+use super::caller::Caller;
 use super::forward::{Answering, serve_http};
 use super::tunnel::Destination;
 use super::watch::{Watch, Watched};
 use crate::client::stream::{Stream, Way};
-use crate::error::Failure;
-use crate::http::headers::{PROBLEM, WHOSE};
+use crate::error::{Failure, Kind, printable};
+use crate::http::headers::{MARK, PROBLEM, WHOSE};
 use crate::http::server::failure_from_problem;
 use crate::http::unfinished::{Owing, Unfinished};
 
@@ -42,15 +46,20 @@ pub struct Courier {
     way: Way,
     /// For the daemon of this user: whose token to use.
     whose: Option<HeaderValue>,
+    /// What the daemon marks its own words with. Made for this run, and seen by nobody else. Where the system gives no
+    /// random bytes nothing is believed.
+    mark: Option<HeaderValue>,
     /// Hears what a person should know, each sentence once.
     tell: Box<dyn Fn(&str) + Send + Sync>,
     told: Mutex<BTreeSet<String>>,
+    told_aside: Mutex<BTreeSet<String>>,
 }
 
 impl Courier {
     #[must_use]
     pub fn new(way: Way, whose: Option<HeaderValue>, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self { way, whose, tell: Box::new(tell), told: Mutex::default() }
+        let (told, told_aside) = <(Mutex<_>, Mutex<_>)>::default();
+        Self { way, whose, mark: mark(), tell: Box::new(tell), told, told_aside }
     }
 
     /// Makes a request at the daemon: `target` is a path of the daemon's, with the query.
@@ -72,6 +81,10 @@ impl Courier {
         // Whoever waits for "100 Continue" gets it from us, when the body is wanted.
         head.headers.remove(EXPECT);
         head.headers.remove(WHOSE);
+        head.headers.remove(MARK);
+        if let Some(mark) = &self.mark {
+            head.headers.insert(MARK, mark.clone());
+        }
         if let Some(whose) = &self.whose {
             head.headers.insert(WHOSE, whose.clone());
         }
@@ -81,7 +94,6 @@ impl Courier {
         match watch.over(sending).await {
             Ok(answer) => {
                 let answer = answer.map(|body| Watched::new(body, watch).boxed_unsync());
-                let asked = asked.with_host.then_some(asked.shown);
                 let mut answer = self.note_refusal(answer, asked).await;
                 drop_connection_headers(answer.headers_mut());
                 answer
@@ -98,15 +110,18 @@ impl Courier {
         }
     }
 
-    /// Shows the sentence of a problem document, which is small, and passes it on whole.
-    async fn note_refusal(&self, answer: Reply, asked: Option<&str>) -> Reply {
+    /// Shows the sentence of a problem document of the daemon's, which is small, and passes it on whole.
+    async fn note_refusal(&self, mut answer: Reply, asked: Asked<'_>) -> Reply {
+        let mark = answer.headers_mut().remove(MARK);
+        let is_own = mark.is_some() && mark == self.mark;
         let is_problem =
             answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == PROBLEM.as_bytes());
         let (status, refused) =
             (answer.status(), answer.status().is_client_error() || answer.status().is_server_error());
         let length =
             answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if !is_problem || !refused || length.is_none_or(|length: usize| length > LARGEST_PROBLEM) {
+        let is_small = length.is_some_and(|length: usize| length <= LARGEST_PROBLEM);
+        if !is_own || !is_problem || !refused || !is_small {
             return answer;
         }
         let (head, body) = answer.into_parts();
@@ -115,11 +130,22 @@ impl Courier {
             return sentence(StatusCode::BAD_GATEWAY, "the daemon broke off in the middle of a refusal");
         };
         let whole = whole.to_bytes();
-        if let Some(failure) = failure_from_problem(&whole) {
-            let what = asked.map_or(String::new(), |asked| format!("{asked}: "));
-            self.tell_once(&format!("{what}{status}: {}", failure.one_line()));
+        if let Some(failure) = failure_from_problem(&whole).filter(|_| self.has_more_to_tell()) {
+            self.tell_once(&told(&failure, status, asked.shown, asked.by.name().await));
         }
         Response::from_parts(head, full(whole))
+    }
+
+    fn has_more_to_tell(&self) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).len() < MOST_TOLD
+    }
+
+    /// What is not about a request of the command. Strangers may not use up what there is to be told of those.
+    pub(super) fn tell_aside(&self, text: &str) {
+        let mut told = self.told_aside.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MOST_TOLD_ASIDE && told.insert(text.to_owned()) {
+            (self.tell)(text);
+        }
     }
 
     pub(super) fn tell_once(&self, text: &str) {
@@ -129,11 +155,35 @@ impl Courier {
             (self.tell)(text);
         }
     }
-}
 
-impl Courier {
     pub(super) fn way(&self) -> &Way {
         &self.way
+    }
+}
+
+/// A refusal as a person sees it. What is asked for, and by what, may be a stranger's doing: so that is said first, and the
+/// remedy is for somebody who wants it.
+fn told(failure: &Failure, status: StatusCode, asked: &str, by: &str) -> String {
+    let asked = brief(asked, LONGEST_ASKED);
+    let text = brief(&failure.one_line(), LONGEST_TOLD);
+    let wary = match (failure.kind, &failure.hint) {
+        (Kind::Refused | Kind::NotOurs, Some(_)) => " (only if you know why that process asks for it)",
+        _ => "",
+    };
+    printable(&format!("{by} asked for {asked}: {status}: {text}{wary}"))
+}
+
+/// A word that nobody else knows.
+fn mark() -> Option<HeaderValue> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    HeaderValue::from_str(&format!("{:032x}", u128::from_ne_bytes(bytes))).ok()
+}
+
+fn brief(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
     }
 }
 
@@ -143,12 +193,11 @@ impl fmt::Debug for Courier {
     }
 }
 
-/// What a client thinks that it asks for.
+/// What a client thinks that it asks for, and who it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) shown: &'a str,
-    /// It is a whole URL.
-    pub(super) with_host: bool,
+    pub(super) by: &'a Caller,
 }
 
 /// An answer that breaks its connection where it is not whole.
@@ -205,18 +254,20 @@ pub(super) async fn serve(
     to: Destination,
     courier: Arc<Courier>,
     unfinished: Unfinished,
+    caller: Arc<Caller>,
 ) {
     let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME, TlsAcceptor::from(config).accept(stream)).await else {
         return;
     };
     let whole = unfinished.clone();
     let handle = move |request: Request<Incoming>| -> Answering {
-        let (to, courier, unfinished) = (to.clone(), Arc::clone(&courier), unfinished.clone());
+        let (to, courier) = (to.clone(), Arc::clone(&courier));
+        let (unfinished, caller) = (unfinished.clone(), Arc::clone(&caller));
         Box::pin(async move {
             match target(&request, &to) {
                 Ok(target) => {
                     let shown = format!("https://{}{}", shown(&to), request.uri().path());
-                    let asked = Asked { shown: &shown, with_host: true };
+                    let asked = Asked { shown: &shown, by: &caller };
                     let mut reply = courier.carry(target, request, asked).await;
                     as_at_host(reply.headers_mut(), &to);
                     owing(reply, &unfinished)
@@ -306,6 +357,9 @@ const FORGET_TIME: Duration = Duration::from_secs(10);
 const MOST_FORGOTTEN: usize = 64 << 20;
 const LARGEST_PROBLEM: usize = 64 << 10;
 const MOST_TOLD: usize = 20;
+const MOST_TOLD_ASIDE: usize = 5;
+const LONGEST_ASKED: usize = 120;
+const LONGEST_TOLD: usize = 1000;
 
 #[cfg(test)]
 mod tests {
@@ -325,6 +379,24 @@ mod tests {
             as_at_host(&mut headers, &to);
             assert_eq!(headers[LOCATION], told);
         }
+    }
+
+    #[test]
+    fn a_remedy_is_for_somebody_who_wants_what_was_asked_for() {
+        let refused = Failure::new(Kind::Refused, "us/a/b is not granted here")
+            .with_hint("run `valetkey docker args us/a/b`");
+        let line =
+            |failure: &Failure, asked: &str| told(failure, StatusCode::FORBIDDEN, asked, "python3 setup.py");
+        assert_eq!(
+            line(&refused, "https://us-python.pkg.dev/a/b/"),
+            "python3 setup.py asked for https://us-python.pkg.dev/a/b/: 403 Forbidden: us/a/b is not granted here; run \
+             `valetkey docker args us/a/b` (only if you know why that process asks for it)"
+        );
+        let plain = Failure::new(Kind::Upstream, "it refuses the token").with_hint("run `valetkey doctor`");
+        assert!(line(&plain, "x").ends_with("; run `valetkey doctor`"));
+        let long = line(&Failure::new(Kind::Refused, "b\u{1b}".repeat(5000)), &"a\n".repeat(5000));
+        assert!(long.chars().count() < 1300 && !long.contains(char::is_control), "{long}");
+        assert!(mark().is_some() && mark() != mark());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The directory of one run: private, and in memory where there is a file system in memory, so that what a killed run
 //! leaves behind is in no layer of an image. It holds certificates, a link and what was in the environment before, and no
 //! secret of ours. The next run removes what killed ones have left.
+//!
+//! Root's run serves the other users that its command becomes, so they have to come by what is in it: then it can be passed
+//! through, though not listed, by everybody.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -14,8 +17,7 @@ use tempfile::TempDir;
 
 use crate::environment::{Environment, before};
 use crate::error::{Failure, Kind};
-use crate::paths::open_regular;
-use crate::sys;
+use crate::paths::{is_own_path, open_regular};
 
 /// See the module. Goes with the value.
 #[derive(Debug)]
@@ -27,24 +29,25 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes one.
+    /// Makes one: for this user alone, or `shared` with those that are served beside him.
     ///
     /// # Errors
     /// When no directory for temporary files takes it.
-    pub fn new(environment: &Environment) -> Result<Self, Failure> {
+    pub fn new(environment: &Environment, shared: bool) -> Result<Self, Failure> {
         let runtime = environment.path("XDG_RUNTIME_DIR").filter(|path| path.is_absolute());
         let fixed = ["/run", "/tmp"].map(PathBuf::from);
         let candidates: Vec<PathBuf> =
             [PathBuf::from("/dev/shm")].into_iter().chain(runtime).chain(fixed).collect();
-        let volatile = candidates.iter().filter(|path| is_in_memory(path));
+        let volatile = candidates.iter().filter(|path| is_in_memory(path) && (!shared || is_open(path)));
         for directory in volatile {
-            if let Ok(top) = make(directory) {
+            if let Ok(top) = make(directory, shared) {
                 return Ok(Self { _lock: hold(top.path()), top, in_memory: true });
             }
         }
         let temporary = environment.path("TMPDIR").filter(|path| path.is_absolute());
-        let temporary = temporary.unwrap_or_else(|| PathBuf::from("/tmp"));
-        let top = make(&temporary).map_err(|error| {
+        let temporary =
+            temporary.filter(|path| !shared || is_open(path)).unwrap_or_else(|| PathBuf::from("/tmp"));
+        let top = make(&temporary, shared).map_err(|error| {
             Failure::new(Kind::Local, format!("cannot make a directory in {}", temporary.display()))
                 .with_cause(error)
                 .with_hint("make /dev/shm or /tmp writable")
@@ -68,7 +71,7 @@ impl Place {
     /// When the directory does not take it.
     pub fn link_keyring(&self) -> Result<PathBuf, Failure> {
         let directory = self.path().join("bin");
-        let linked = fs::create_dir(&directory)
+        let linked = make_open(&directory)
             .and_then(|()| std::env::current_exe())
             .and_then(|own| symlink(own, directory.join("keyring")));
         linked.map_err(|error| {
@@ -97,18 +100,35 @@ impl Place {
     /// As above.
     pub fn empty(&self) -> Result<PathBuf, Failure> {
         let directory = self.path().join("empty");
-        fs::create_dir(&directory).map_err(|error| {
+        make_open(&directory).map_err(|error| {
             Failure::new(Kind::Local, format!("cannot make {}", directory.display())).with_cause(error)
         })?;
         Ok(directory)
     }
 }
 
-fn make(directory: &Path) -> io::Result<TempDir> {
+fn make(directory: &Path, shared: bool) -> io::Result<TempDir> {
     access(directory, Access::WRITE_OK | Access::EXEC_OK)?;
     sweep(directory);
     let private = fs::Permissions::from_mode(0o700);
-    tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(directory)
+    let top = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(directory)?;
+    if shared {
+        // Whatever the umask says.
+        fs::set_permissions(top.path(), fs::Permissions::from_mode(0o711))?;
+    }
+    Ok(top)
+}
+
+/// A directory that whoever comes by can read: what stands above it decides who does.
+fn make_open(directory: &Path) -> io::Result<()> {
+    fs::create_dir(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+}
+
+/// Whether every user can pass through a directory and those above it.
+fn is_open(directory: &Path) -> bool {
+    let is_passed = |path: &Path| path.metadata().is_ok_and(|data| data.mode() & 0o001 != 0);
+    directory.canonicalize().is_ok_and(|path| path.ancestors().all(is_passed))
 }
 
 /// Says that this run lives. The lock has its name only once it is held.
@@ -125,7 +145,7 @@ fn sweep(directory: &Path) {
     let named = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| named(&entry.file_name())) {
-        let own = entry.metadata().is_ok_and(|data| data.is_dir() && data.uid() == sys::own_uid());
+        let own = entry.metadata().is_ok_and(|data| data.is_dir() && is_own_path(&entry.path(), &data));
         if own
             && let Ok(lock) = open_regular(&entry.path().join(LOCK), true)
             && lock.try_lock().is_ok()
@@ -159,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_directory_is_private_and_goes() {
-        let place = Place::new(&Environment::default()).unwrap();
+        let place = Place::new(&Environment::default(), false).unwrap();
         let mode = place.path().metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         let keyring = place.link_keyring().unwrap().join("keyring");
@@ -170,11 +190,25 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_directory_is_passed_through_and_lies_where_everybody_gets() {
+        let top = tempfile::tempdir().unwrap();
+        // As a runtime directory is: this user's alone.
+        fs::set_permissions(top.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let environment: Environment =
+            [("XDG_RUNTIME_DIR", top.path()), ("TMPDIR", top.path())].into_iter().collect();
+        let place = Place::new(&environment, true).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(place.path()), 0o711);
+        assert!(is_open(place.path()) && !is_open(top.path()), "{}", place.path().display());
+        assert_eq!((mode(&place.link_keyring().unwrap()), mode(&place.empty().unwrap())), (0o755, 0o755));
+    }
+
+    #[test]
     fn what_killed_runs_left_is_swept_and_nothing_else() {
         let top = tempfile::tempdir().unwrap();
-        let living = make(top.path()).unwrap();
+        let living = make(top.path(), false).unwrap();
         let lock = hold(living.path());
-        let killed = make(top.path()).unwrap().keep();
+        let killed = make(top.path(), true).unwrap().keep();
         drop(hold(&killed));
         let other = top.path().join("valetkey-1000");
         fs::create_dir(&other).unwrap();

@@ -15,6 +15,9 @@ pub const OWN: &str = "valetkey-own";
 /// On a daemon's request that goes by a proxy of this machine: which daemon made it. One that meets its own again has
 /// been going in a circle.
 pub const MADE_BY: &str = "valetkey-made-by";
+/// On a request: what the daemon is to mark its own words with. On an answer: that mark, where nobody else wrote it. It
+/// goes to no registry, so none can set it.
+pub const MARK: &str = "valetkey-mark";
 
 pub const JSON: &str = "application/json";
 /// RFC 9457.

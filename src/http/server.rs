@@ -19,13 +19,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use super::body::Body;
-use super::headers::{JSON, PROBLEM};
+use super::headers::{JSON, MARK, PROBLEM};
 use super::patient::Patient;
 use super::unfinished::Unfinished;
 use crate::error::{Failure, Kind, told};
 
 /// What the daemon says itself is complete before its head goes out; what it passes on comes piece by piece.
 pub type Reply = Response<Body>;
+
+/// Stands at an answer that is made here, and not passed on from elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnWords;
 
 /// One connection as others see it: whether a request is being answered on it, and a way to end it.
 #[derive(Debug, Default)]
@@ -84,7 +88,8 @@ impl Line {
     }
 }
 
-/// Serves one connection until the peer closes it, stays silent too long, or somebody hangs up.
+/// Serves one connection until the peer closes it, stays silent too long, or somebody hangs up. An answer that is made
+/// here bears the mark that the request asked for.
 pub async fn serve_connection<S, H, F>(stream: S, line: &Arc<Line>, handle: H)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -93,9 +98,13 @@ where
 {
     let service = service_fn(|request| {
         line.busy.store(true, Ordering::Relaxed);
+        let mark = request.headers().get(MARK).cloned();
         let reply = handle(request);
         async move {
             let mut reply = reply.await;
+            if let Some(mark) = mark.filter(|_| reply.extensions().get::<OwnWords>().is_some()) {
+                reply.headers_mut().insert(MARK, mark);
+            }
             if !reply.body_mut().owe(|| Owed::on(line)) {
                 line.busy.store(false, Ordering::Relaxed);
             }
@@ -144,6 +153,7 @@ pub fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Byt
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply.extensions_mut().insert(OwnWords);
     reply
 }
 
@@ -163,7 +173,7 @@ pub fn problem(failure: &Failure) -> Reply {
 pub fn problem_with(failure: &Failure, status: u16) -> Reply {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let document = json!({
-        "type": format!("urn:valetkey:problem:{}", kind_word(failure.kind)),
+        "type": format!("{PROBLEM_TYPE}{}", kind_word(failure.kind)),
         "title": failure.kind.title(),
         "status": status.as_u16(),
         "detail": failure.message,
@@ -177,7 +187,7 @@ pub fn problem_with(failure: &Failure, status: u16) -> Reply {
 #[must_use]
 pub fn failure_from_problem(body: &[u8]) -> Option<Failure> {
     let document: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let word = document.get("type")?.as_str()?.rsplit(':').next()?;
+    let word = document.get("type")?.as_str()?.strip_prefix(PROBLEM_TYPE)?;
     let kind = serde_json::from_value(serde_json::Value::from(word)).ok()?;
     let text = |name: &str| document.get(name).and_then(|value| value.as_str()).map(told);
     let mut failure = Failure::new(kind, text("detail")?);
@@ -191,6 +201,8 @@ fn kind_word(kind: Kind) -> String {
     serde_json::to_value(kind).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
+/// What stands before the kind in the type of a problem document of ours.
+const PROBLEM_TYPE: &str = "urn:valetkey:problem:";
 /// A peer that has not sent a whole request head by then is closed; so is one that stays idle between requests.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(5);
@@ -211,5 +223,7 @@ mod tests {
         let body = reply.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(failure_from_problem(&body), Some(failure));
         assert_eq!(failure_from_problem(b"<html>"), None);
+        let other = String::from_utf8(body.to_vec()).unwrap().replace("urn:valetkey:", "urn:other:");
+        assert_eq!(failure_from_problem(other.as_bytes()), None);
     }
 }

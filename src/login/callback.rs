@@ -24,11 +24,11 @@ use tokio::time::{sleep, timeout};
 
 use super::exchange::CALLBACK;
 use super::page::{Page, page, plain};
-use crate::carrier::tcp::peer_of;
 use crate::error::printable;
 use crate::http::server::{Line, Reply, serve_connection};
 use crate::secret::Secret;
-use crate::sys;
+use crate::sys::loopback_peer::loopback_peer_of;
+use crate::sys::users::{is_anybody, is_own};
 
 /// An answer to this attempt.
 #[derive(Debug)]
@@ -225,8 +225,8 @@ async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: one
             accepted = listener.accept() => match accepted {
                 // Whose connection it is, the kernel says. Root may do what it likes anyway.
                 Ok((stream, _)) => {
-                    let peer = peer_of(&stream);
-                    let ours = peer.is_some_and(|uid| uid == sys::own_uid() || uid == 0);
+                    let peer = loopback_peer_of(&stream).map(|peer| peer.uid).ok();
+                    let ours = peer.is_some_and(is_ours);
                     // Strangers crowd out each other, and nobody else.
                     let (lines, most) =
                         if ours { (&mut lines, MOST_CONNECTIONS) } else { (&mut strangers, MOST_STRANGERS) };
@@ -249,6 +249,11 @@ async fn serve(listener: std::net::TcpListener, door: Arc<Door>, mut closed: one
     // The page that has just been asked for still goes out.
     let rest = async { while tasks.join_next().await.is_some() {} };
     let _ = timeout(GOODBYE, rest).await;
+}
+
+/// Whether the browser is this user's, or root's, and nobody else's by any chance.
+fn is_ours(uid: u32) -> bool {
+    is_own(uid) || (uid == 0 && !is_anybody(uid))
 }
 
 /// Hangs up the line that has been silent for longest where there are too many: whoever holds lines open without

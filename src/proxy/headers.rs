@@ -28,7 +28,12 @@ pub fn of_request(from: &HeaderMap) -> HeaderMap {
 pub fn of_answer(from: &HeaderMap) -> HeaderMap {
     let named = named_by_connection(from);
     keep(from, |name| {
-        !is_hop_by_hop(name) && !named.contains(name) && !NOT_FOR_CLIENTS.contains(&name.as_str())
+        let text = name.as_str();
+        // What is ours to say, no registry says.
+        !is_hop_by_hop(name)
+            && !named.contains(name)
+            && !NOT_FOR_CLIENTS.contains(&text)
+            && !text.starts_with(OUR_FAMILY)
     })
 }
 
@@ -88,7 +93,10 @@ const DROPPED: [&str; 7] = [
     "x-method-override",
 ];
 
-const DROPPED_FAMILIES: [&str; 5] = ["proxy-", "valetkey-", "x-forwarded-", "x-goog-", "x-http-method"];
+const DROPPED_FAMILIES: [&str; 5] = ["proxy-", OUR_FAMILY, "x-forwarded-", "x-goog-", "x-http-method"];
+
+/// What helper and daemon say to each other.
+const OUR_FAMILY: &str = "valetkey-";
 
 const NOT_FOR_CLIENTS: [&str; 7] = [
     "alt-svc",
@@ -175,6 +183,8 @@ mod tests {
             ("connection", "keep-alive, x-hop"),
             ("x-hop", "1"),
             ("transfer-encoding", "chunked"),
+            ("valetkey-mark", "x"),
+            ("valetkey-version", "9.0.0"),
         ]);
         let kept =
             ["content-type", "content-encoding", "content-length", "content-range", "etag", "location"];

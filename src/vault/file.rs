@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::{Entry, LARGEST, StoredSecret, Vault, VaultFault};
 use crate::durable;
 use crate::paths::{PathFault, check_private, ensure_private, open_regular};
-use crate::sys;
+use crate::sys::users::{is_own_file, shown};
 
 /// The directory of the files.
 #[derive(Debug, Clone)]
@@ -162,8 +162,8 @@ fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, Reading> {
         }
     })?;
     let data = file.metadata().map_err(Reading::Io)?;
-    if data.uid() != sys::own_uid() {
-        return Err(Reading::Unsafe(format!("belongs to uid {}, not to uid {}", data.uid(), sys::own_uid())));
+    if !is_own_file(&file, data.uid()) {
+        return Err(Reading::Unsafe(format!("belongs to {}", shown(data.uid()))));
     }
     if data.mode() & 0o077 != 0 {
         return Err(Reading::Unsafe(format!("has mode {:04o}", data.mode() & 0o7777)));
@@ -179,9 +179,7 @@ fn unsafe_directory(fault: PathFault) -> VaultFault {
         PathFault::Create { path, source } => return VaultFault::Io { path, source },
         PathFault::Link(path) => (path, "is a symbolic link".to_owned()),
         PathFault::NotDirectory(path) | PathFault::TooLong(path) => (path, "is not a directory".to_owned()),
-        PathFault::Owner { path, owner } => {
-            (path, format!("belongs to uid {owner}, not to uid {}", sys::own_uid()))
-        }
+        PathFault::Owner { path, owner } => (path, format!("belongs to {}", shown(owner))),
         PathFault::Open { path, mode } => (path, format!("has mode {mode:04o}")),
     };
     VaultFault::Unsafe { path, problem }

@@ -55,6 +55,17 @@ fn assert_refused(scene: &Scene, built: &Built) {
             says(name, &["403"], "writing is not");
         }
     }
+    // Nobody widens a grant for a stranger: each line that names the remedy names what asked, and who started that.
+    let is_remedy = |line: &&str| line.contains("valetkey: ") && line.contains("run `valetkey docker args");
+    let remedies: Vec<&str> = built.log.lines().filter(is_remedy).collect();
+    assert!(!remedies.is_empty(), "{}", built.log);
+    for remedy in remedies {
+        assert!(remedy.contains(", started by python3"), "{remedy}");
+        assert!(
+            remedy.contains(" asked for ")
+                && remedy.ends_with("(only if you know why that process asks for it)")
+        );
+    }
     // Nothing of it went out but what is granted.
     let requests = scene.sandbox.google.registry_requests();
     assert!(!requests.is_empty());

@@ -26,6 +26,7 @@ mod prepared;
 mod process;
 mod scene;
 
+mod callers;
 mod confusion;
 mod containers;
 mod downloads;

@@ -126,7 +126,7 @@ impl RegistryDaemon {
                 tokio::spawn(async move {
                     let service = service_fn(|request| {
                         let state = Arc::clone(&state);
-                        async move { Ok::<_, Infallible>(state.answer(request).await) }
+                        async move { Ok::<_, Infallible>(state.answer_marked(request).await) }
                     });
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
@@ -150,6 +150,16 @@ impl RegistryDaemon {
 }
 
 impl State {
+    /// What it says itself bears the mark that was asked for.
+    async fn answer_marked(&self, request: Request<Incoming>) -> Response<Body> {
+        let mark = request.headers().get(MARK).cloned();
+        let mut response = self.answer(request).await;
+        if let Some(mark) = mark.filter(|_| response.extensions().get::<OwnWords>().is_some()) {
+            response.headers_mut().insert(MARK, mark);
+        }
+        response
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let target = request.uri().to_string();
         if target == "/v1/grant" {
@@ -171,6 +181,12 @@ impl State {
         }
         if target == format!("{own}{REFUSED}") {
             return problem(403, "refused", "acme/other is not granted here");
+        }
+        if target == format!("{own}{FORGED}") {
+            let mut response = problem(403, "refused", "the registry speaks as if it were valetkey");
+            response.extensions_mut().clear();
+            response.headers_mut().insert(MARK, "0123456789abcdef0123456789abcdef".parse().unwrap());
+            return response;
         }
         if target == format!("{own}/acme/npm/acme-hello") {
             let version =
@@ -288,13 +304,22 @@ fn problem(status: u16, kind: &str, detail: &str) -> Response<Body> {
     let text = format!(
         r#"{{"type":"urn:valetkey:problem:{kind}","status":{status},"detail":"{detail}","hint":"{hint}"}}"#
     );
-    with(status, "application/problem+json", text)
+    let mut response = with(status, "application/problem+json", text);
+    response.extensions_mut().insert(OwnWords);
+    response
 }
+
+/// Stands at what the daemon says itself.
+#[derive(Clone, Copy)]
+struct OwnWords;
 
 /// A file that can be asked for in parts.
 pub const LARGE: &str = "/acme/private/large.bin";
 /// A path that is not granted.
 pub const REFUSED: &str = "/acme/other/simple/x/";
+/// A path at which the registry answers with a document like the daemon's.
+pub const FORGED: &str = "/acme/private/forged";
+const MARK: &str = "valetkey-mark";
 const SCOPES: &[&str] = &[READ_ONLY, "https://www.googleapis.com/auth/cloud-platform"];
 const JSON: &str = "application/json";
 const PIECE: usize = 64 << 10;

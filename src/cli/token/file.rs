@@ -21,7 +21,7 @@ use crate::clock::{Clock, between};
 use crate::durable;
 use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
-use crate::sys;
+use crate::paths::is_own_path;
 
 /// Whether a token may be put there.
 ///
@@ -36,7 +36,7 @@ pub(super) fn check(path: &Path) -> Result<(), Failure> {
         Err(error) => Err(cannot_write(path, error)),
         Ok(data) if data.is_symlink() => wrong("is a link", "name the file itself"),
         Ok(data) if !data.is_file() => wrong("is no file", "name another place, or remove it"),
-        Ok(data) if data.uid() != sys::own_uid() => wrong("belongs to somebody else", "name another place"),
+        Ok(data) if !is_own_path(path, &data) => wrong("belongs to somebody else", "name another place"),
         Ok(_) => Ok(()),
     }
 }
