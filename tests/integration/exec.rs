@@ -408,7 +408,8 @@ fn no_private_key_is_in_a_file_and_nothing_is_left() {
         let expected = if file.ends_with("before") { "HTTPS_PROXY=" } else { "BEGIN CERTIFICATE" };
         assert!(text.contains(expected) && !text.contains("PRIVATE"), "{}", file.display());
         let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
-        assert!(mode & 0o022 == 0 && (mode & 0o077 == 0 || !file.ends_with("before")), "{mode:o}");
+        let shut = if file.ends_with("before") { 0o077 } else { 0o022 };
+        assert_eq!(mode & shut, 0, "{}: {mode:o}", file.display());
     }
     drop(held);
     assert!(!place.exists());
