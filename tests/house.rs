@@ -17,6 +17,7 @@ fn floors() -> BTreeMap<&'static str, u8> {
         ("paths", 0),
         ("config", 0),
         ("durable", 0),
+        ("blocking", 0),
         ("process", 0),
         ("sys", 0),
         ("ask", 1),

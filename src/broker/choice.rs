@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use tokio::time::Instant;
 
 use crate::ask::{GcloudVariables, NamedSource, Whose};
+use crate::blocking;
 use crate::broker::cache::Upstream;
 use crate::config::AccountRule;
 use crate::config::policy::{POLICY, SourceKind};
@@ -195,13 +196,13 @@ impl Sources {
         let token = match candidate {
             Candidate::File(path) => self.read_and_mint(path, request).await?,
             Candidate::ApplicationDefault(path) => {
-                if Stamp::of(path).is_none() && !path.is_symlink() {
+                if !is_there(path, request.until, Path::is_symlink).await? {
                     return Err(SourceFault::Absent(format!("there is no {}", path.display())));
                 }
                 self.read_and_mint(path, request).await?
             }
             Candidate::Systemd(path) => {
-                if Stamp::of(path).is_none() {
+                if !is_there(path, request.until, |_| false).await? {
                     return Err(SourceFault::Absent(format!("systemd hands over no {}", path.display())));
                 }
                 self.read_and_mint(path, request).await?
@@ -241,19 +242,21 @@ impl Sources {
         request: Request,
     ) -> Result<crate::secret::AccessToken, SourceFault> {
         let (file, endpoints) = (path.to_owned(), self.world.endpoints.clone());
-        let read = tokio::task::spawn_blocking(move || CredentialFile::read(&file, &endpoints));
         // A file system that does not answer is a hang like any other.
-        let start = Instant::now();
-        let Ok(Ok(credential)) = tokio::time::timeout_at(request.until, read).await else {
-            return Err(SourceFault::Deadline { what: path.display().to_string(), waited: start.elapsed() });
-        };
-        match credential? {
+        let read = move || CredentialFile::read(&file, &endpoints);
+        match blocking::at(path, request.until, read).await?? {
             CredentialFile::ServiceAccount(key) => {
                 service_account::mint(&self.world, &key, path, request).await
             }
             CredentialFile::AuthorizedUser(user) => user::mint(&self.world, &user, request).await,
         }
     }
+}
+
+/// Whether there is a file, or what stands for one.
+async fn is_there(path: &Path, until: Instant, stands: fn(&Path) -> bool) -> Result<bool, SourceFault> {
+    let file = path.to_owned();
+    Ok(blocking::at(path, until, move || Stamp::of(&file).is_some() || stands(&file)).await?)
 }
 
 impl Upstream for Sources {

@@ -199,7 +199,7 @@ async fn upgraded(upgrade: OnUpgrade) -> Option<TokioIo<hyper::upgrade::Upgraded
 /// The stream, if a process of this user is on the other end.
 async fn check_peer(stream: TcpStream) -> Option<TcpStream> {
     // The kernel's table is a file, and may be long.
-    let looked = tokio::task::spawn_blocking(move || (tcp::peer_of(&stream), stream)).await;
+    let looked = crate::blocking::run(move || (tcp::peer_of(&stream), stream)).await;
     let (uid, mut stream) = looked.ok()?;
     if uid == Some(sys::own_uid()) {
         return Some(stream);

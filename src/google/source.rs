@@ -11,6 +11,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::ask::Access;
+use crate::blocking::BlockingFault;
 use crate::clock::Clock;
 use crate::config::policy::{POLICY, Policy};
 use crate::environment::Environment;
@@ -132,6 +133,9 @@ pub enum SourceFault {
     /// The policy of this machine says no.
     #[error("the policy of this machine does not allow {what}")]
     Forbidden { what: String, remedy: String },
+    /// A file system that does not answer, or no thread to ask it.
+    #[error(transparent)]
+    Blocking(#[from] BlockingFault),
     /// The network.
     #[error(transparent)]
     Http(#[from] HttpFault),
@@ -153,6 +157,7 @@ impl Fault for SourceFault {
             Self::Nonsense { .. } | Self::Status { .. } | Self::Failed { .. } => Kind::Upstream,
             Self::Deadline { .. } => Kind::Deadline,
             Self::Login(fault) => fault.kind(),
+            Self::Blocking(fault) => fault.kind(),
             Self::Http(fault) => fault.kind(),
         }
     }
@@ -182,6 +187,7 @@ impl Fault for SourceFault {
             }
             Self::Forbidden { remedy, .. } => Some(remedy.clone()),
             Self::Login(fault) => fault.hint(),
+            Self::Blocking(fault) => fault.hint(),
             Self::Http(fault) => fault.hint(),
         }
     }
@@ -190,6 +196,7 @@ impl Fault for SourceFault {
         match self {
             Self::Status { .. } => true,
             Self::Login(fault) => fault.is_transient(),
+            Self::Blocking(fault) => fault.is_transient(),
             Self::Http(fault) => fault.is_transient(),
             _ => false,
         }
