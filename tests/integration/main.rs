@@ -14,6 +14,8 @@ mod detour;
 mod harness;
 #[path = "../harness/registry_daemon.rs"]
 mod registry_daemon;
+#[path = "../harness/silent.rs"]
+mod silent;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
@@ -34,6 +36,7 @@ mod image;
 mod indexing;
 mod key_file;
 mod leak_hunt;
+mod limits;
 mod listeners;
 mod login;
 mod login_attacks;
@@ -45,12 +48,14 @@ mod passing_on;
 mod patience;
 mod peers;
 mod remedies;
+mod silence;
 mod socket_directory;
 mod token_endpoint;
 mod token_file;
 mod vault;
 mod vault_crash;
 mod whose;
+mod wrappers;
 
 use harness::Run;
 
