@@ -74,7 +74,7 @@ fn serve(mut device: File, ended: &AtomicBool) {
                 answer.extend_from_slice(&0_i32.to_ne_bytes());
                 answer.extend_from_slice(&question[8..16]);
                 // `struct fuse_init_out` of version 7.31: the rest of it may be zero.
-                for word in [7_u32, 31, 1 << 16, 0, 9 << 16 | 12, 1 << 16, 1] {
+                for word in [7_u32, 31, 1 << 16, 0, 0x0009_000c, 1 << 16, 1] {
                     answer.extend_from_slice(&word.to_ne_bytes());
                 }
                 answer.resize(80, 0);

@@ -8,6 +8,9 @@ use std::process::Command;
 
 use super::harness::{Run, Sandbox, VALETKEY, is_ci};
 
+/// What a command is called with.
+type Words = fn(&Sandbox) -> Vec<String>;
+
 /// A user of whom nobody else on this machine is a process.
 const USER: u32 = 54_321;
 
@@ -82,25 +85,24 @@ fn a_helper_without_threads_says_what_is_missing() {
 
 #[test]
 fn no_command_ends_with_a_trace_where_processes_and_threads_are_few() {
-    let url = |sandbox: &Sandbox| sandbox.index();
-    let commands: [&dyn Fn(&Sandbox) -> Vec<String>; 17] = [
-        &|it| vec!["keyring".into(), "get".into(), url(it), "oauth2accesstoken".into()],
-        &|_| vec!["keyring".into(), "get".into(), "https://example.test/".into()],
-        &|_| vec!["token".into()],
-        &|it| vec!["token".into(), "--output".into(), it.path("home/token").display().to_string()],
-        &|_| vec!["status".into()],
-        &|it| vec!["doctor".into(), url(it)],
-        &|_| vec!["serve".into()],
-        &|_| vec!["stop".into()],
-        &|_| vec!["reload".into()],
-        &|_| vec!["exec".into(), "--".into(), "/bin/true".into()],
-        &|_| vec!["env".into()],
-        &|_| vec!["login".into(), "--no-browser".into()],
-        &|_| vec!["login".into(), "--adopt".into()],
-        &|_| vec!["logout".into(), "--all".into()],
-        &|_| vec!["vault".into(), "file".into()],
-        &|_| vec!["vault".into(), "keychain".into()],
-        &|_| vec!["docker".into(), "args".into(), "us/acme/private".into()],
+    let commands: [Words; 17] = [
+        |it| vec!["keyring".into(), "get".into(), it.index(), "oauth2accesstoken".into()],
+        |_| vec!["keyring".into(), "get".into(), "https://example.test/".into()],
+        |_| vec!["token".into()],
+        |it| vec!["token".into(), "--output".into(), it.path("home/token").display().to_string()],
+        |_| vec!["status".into()],
+        |it| vec!["doctor".into(), it.index()],
+        |_| vec!["serve".into()],
+        |_| vec!["stop".into()],
+        |_| vec!["reload".into()],
+        |_| vec!["exec".into(), "--".into(), "/bin/true".into()],
+        |_| vec!["env".into()],
+        |_| vec!["login".into(), "--no-browser".into()],
+        |_| vec!["login".into(), "--adopt".into()],
+        |_| vec!["logout".into(), "--all".into()],
+        |_| vec!["vault".into(), "file".into()],
+        |_| vec!["vault".into(), "keychain".into()],
+        |_| vec!["docker".into(), "args".into(), "us/acme/private".into()],
     ];
     for has_key in [false, true] {
         let Some(sandbox) = sandbox() else { return };
