@@ -4,6 +4,7 @@
 
 mod completions;
 mod control;
+mod defect;
 mod docker;
 mod doctor;
 mod env;
@@ -151,6 +152,7 @@ enum Format {
 /// Runs the program with these arguments, the name first.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
+    defect::tell_of_panics();
     environment::restore();
     sys::keep_lookups_inside();
     let face = called_name(arguments.first().map(OsString::as_os_str));
@@ -172,10 +174,11 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let outcome = dispatch(parsed.command);
-    match outcome {
-        Ok(code) => code,
-        Err(failure) => {
+    match defect::caught(|| dispatch(parsed.command)) {
+        // It has been told.
+        None => ExitCode::from(Kind::Local.exit_code()),
+        Some(Ok(code)) => code,
+        Some(Err(failure)) => {
             terminal::report(&failure);
             ExitCode::from(failure.kind.exit_code())
         }

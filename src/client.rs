@@ -14,9 +14,9 @@ pub mod resume;
 pub mod stream;
 pub mod token_file;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::ask::{Ask, Credential, NamedSource, Whose};
 use crate::client::locate::Carrier;
@@ -40,6 +40,7 @@ pub struct Client {
     pub flag: Option<PathBuf>,
     /// A daemon answered that is older than we are, and that a helper started.
     outdated: Cell<bool>,
+    located: OnceCell<Result<(Carrier, Option<NamedSource>), Failure>>,
 }
 
 /// A credential, and what a person should hear beside it.
@@ -57,7 +58,8 @@ impl Client {
     pub fn new(environment: Environment, flag: Option<PathBuf>) -> Result<Self, Failure> {
         let paths = Paths::new(&environment);
         let config = Config::load(&environment, &paths)?;
-        Ok(Self { environment, paths, config, flag, outdated: Cell::new(false) })
+        let (outdated, located) = (Cell::new(false), OnceCell::new());
+        Ok(Self { environment, paths, config, flag, outdated, located })
     }
 
     /// Who answers, and what this process names as its source.
@@ -65,7 +67,13 @@ impl Client {
     /// # Errors
     /// When a socket is named that cannot be one, or a variable that decides cannot be read.
     pub fn locate(&self) -> Result<(Carrier, Option<NamedSource>), Failure> {
-        locate::locate(&self.environment, &self.paths, self.flag.as_deref())
+        self.locate_by(Instant::now() + UNHURRIED)
+    }
+
+    /// The same for somebody who has until then. Looked for once: each mounted agent is asked.
+    fn locate_by(&self, until: Instant) -> Result<(Carrier, Option<NamedSource>), Failure> {
+        let locate = || locate::locate(&self.environment, &self.paths, self.flag.as_deref(), until);
+        self.located.get_or_init(locate).clone()
     }
 
     /// What the owner's daemon is told of this process, so that it decides for it as this process would.
@@ -79,8 +87,8 @@ impl Client {
 
     /// Whether somebody else answers, by a configuration that is not ours.
     #[must_use]
-    pub fn is_elsewhere(&self) -> bool {
-        matches!(self.locate(), Ok((Carrier::Found { .. } | Carrier::Agent(_), _)))
+    pub fn is_elsewhere(&self, until: Instant) -> bool {
+        matches!(self.locate_by(until), Ok((Carrier::Found { .. } | Carrier::Agent(_), _)))
     }
 
     /// Whether the configuration says which account this registry is for.
@@ -96,7 +104,7 @@ impl Client {
     /// What the daemon, or the source in process, says.
     pub fn credential(&self, mut ask: Ask) -> Result<Got, Failure> {
         let until = Instant::now() + ask.deadline;
-        let (carrier, named) = self.locate()?;
+        let (carrier, named) = self.locate_by(until)?;
         match carrier {
             Carrier::Found { path, by } => {
                 let reply = request::ask(&path, &ask, until).map_err(|silence| silence.at(&path, by))?;
@@ -236,3 +244,6 @@ fn read(reply: &Reply) -> Result<Credential, Failure> {
         Err(failure_from_problem(&reply.body).unwrap_or_else(strange))
     }
 }
+
+/// Longer than all agents of a build together are given.
+const UNHURRIED: Duration = Duration::from_secs(60);

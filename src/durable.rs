@@ -3,11 +3,15 @@
 //! A file is written under a temporary name in its own directory, synced, renamed over the old one, and then the
 //! directory is synced. It is created with mode 0600; nobody else can read it at any moment.
 
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use crate::sys::worker::touch;
 
 /// Puts new content in the place of a file. On an error the old content stays.
 ///
@@ -65,6 +69,20 @@ fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Opens the file of a lock, or makes it, without waiting for anybody. A pipe in its place would wait for its other end,
+/// and a link lead elsewhere.
+///
+/// # Errors
+/// When the file system does not take it, or something else is in its place.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
+    touch(path);
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
 /// Takes the lock of an open file, waiting up to `patience` for whoever holds it. False where that one kept it. The
 /// lock ends with the file, or with the process.
 ///
@@ -113,6 +131,20 @@ mod tests {
         assert_eq!(std::fs::read_dir(top.path()).unwrap().count(), 1, "nothing else is left");
         remove(&path).unwrap();
         remove(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_a_file_and_nothing_that_makes_anybody_wait() {
+        let top = tempfile::tempdir().unwrap();
+        let [pipe, link, file] = ["pipe", "link", "file"].map(|name| top.path().join(name));
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&pipe, &link, &top.path().to_owned()] {
+            assert!(open_lock(path).is_err(), "{}", path.display());
+        }
+        assert!(lock_within(&open_lock(&file).unwrap(), Duration::ZERO).unwrap());
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

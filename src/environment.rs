@@ -14,6 +14,8 @@ use std::sync::OnceLock;
 
 use crate::sys;
 
+use crate::sys::worker::touch;
+
 /// A snapshot of the environment.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
@@ -124,5 +126,6 @@ fn change<'a>(
 #[must_use]
 pub fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
+    touch(file);
     file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }

@@ -5,7 +5,7 @@
 //!
 //! | floor | modules | what lives there |
 //! |---|---|---|
-//! | 0 | `error` `secret` `clock` `environment` `paths` `durable` `process` `sys` | kinds of failure, secrets, time, directories |
+//! | 0 | `error` `secret` `clock` `environment` `paths` `durable` `blocking` `process` `sys` | kinds of failure, secrets, time, directories, threads |
 //! | 1 | `ask` `registry` `grant` `protocol` | pure: what is asked, what a URL points at, what may be given |
 //! | 2 | `config` `http` `carrier` `vault` | settings; bytes only; where a login's secret rests |
 //! | 3 | `google` | where a Google credential comes from |
@@ -17,6 +17,7 @@
 //! | 9 | `cli` | one file a subcommand |
 
 pub mod ask;
+pub mod blocking;
 pub mod broker;
 pub mod carrier;
 pub mod cli;

@@ -19,6 +19,7 @@ use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 use crate::sys;
 use crate::sys::users::{is_anybody, is_own_file, shown};
+use crate::sys::worker::touch;
 
 /// Why a directory cannot serve.
 #[derive(Debug, Error)]
@@ -122,6 +123,7 @@ fn runtime_directory(environment: &Environment) -> PathBuf {
         announced.map_or_else(|| vec![PathBuf::from(format!("/run/user/{uid}"))], |path| vec![path]);
     candidates
         .into_iter()
+        .inspect(|path| touch(path))
         .filter(|path| path.metadata().is_ok_and(|data| data.is_dir() && is_own_path(path, &data)))
         .map(|path| path.join("valetkey"))
         .chain([temporary.join(format!("valetkey-{uid}"))])
@@ -161,6 +163,7 @@ pub fn ensure_private(path: &Path) -> Result<(), PathFault> {
 /// # Errors
 /// As [`ensure_private`].
 pub fn check_private(path: &Path) -> Result<bool, PathFault> {
+    touch(path);
     let data = match fs::symlink_metadata(path) {
         Ok(data) => data,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -215,6 +218,7 @@ pub fn open_regular(path: &Path, strict: bool) -> io::Result<fs::File> {
     let mut flags = OFlags::NONBLOCK;
     flags.set(OFlags::NOFOLLOW, strict);
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    touch(path);
     let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {

@@ -3,9 +3,11 @@
 //! Everything here is small enough to audit by eye. Linux is what has been run; the other Unixes get the part of
 //! it that POSIX gives them.
 
+pub mod ancestry;
 pub mod loopback_peer;
 pub mod processes;
 pub mod users;
+pub mod worker;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -180,14 +182,6 @@ pub fn give_back_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back_memory() {}
 
-/// The pid and start time of the process that called us, as one opaque word: a pid alone is used again.
-#[must_use]
-pub fn parent_identity() -> Option<String> {
-    let parent = process::getppid()?.as_raw_nonzero();
-    let started = start_time(parent.get())?;
-    Some(format!("{parent}:{started}"))
-}
-
 /// The process that started another one: field 4 of `/proc/PID/stat`.
 #[must_use]
 pub fn parent_of(pid: i32) -> Option<i32> {
@@ -196,24 +190,30 @@ pub fn parent_of(pid: i32) -> Option<i32> {
 
 /// A numeric field of `/proc/PID/stat`, counted from 1 as its manual does.
 fn stat_field<T: FromStr>(pid: i32, field: usize) -> Option<T> {
+    let [text] = stat_fields(pid, [field])?;
+    text.parse().ok()
+}
+
+/// Several of them, as they were at one moment.
+fn stat_fields<const N: usize>(pid: i32, fields: [usize; N]) -> Option<[String; N]> {
     let mut stat = [0; 1024];
     let read = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
     // The second field is a name in parentheses that may itself hold blanks and parentheses, and any byte.
     let stat = stat.get(..read)?;
     let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
-    let fields = std::str::from_utf8(stat.get(after_name..)?).ok()?;
-    fields.split_ascii_whitespace().nth(field.checked_sub(3)?)?.parse().ok()
+    let words: Vec<&str> =
+        std::str::from_utf8(stat.get(after_name..)?).ok()?.split_ascii_whitespace().collect();
+    let mut found = [const { String::new() }; N];
+    for (text, field) in found.iter_mut().zip(fields) {
+        (*words.get(field.checked_sub(3)?)?).clone_into(text);
+    }
+    Some(found)
 }
 
 /// Whether a process is stopped, as by a shell's ctrl-Z.
 #[must_use]
 pub fn is_stopped(pid: i32) -> bool {
     matches!(stat_field(pid, 3), Some('T' | 't'))
-}
-
-/// Clock ticks between boot and the start of a process: field 22 of `/proc/PID/stat`.
-fn start_time(pid: i32) -> Option<u64> {
-    stat_field(pid, 22)
 }
 
 /// The executable of a process, for the audit line; its short name where the kernel keeps the path from us, as
@@ -435,13 +435,6 @@ static DESCRIPTORS: OnceLock<Rlimit> = OnceLock::new();
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parent_has_an_identity() {
-        let identity = parent_identity().unwrap();
-        let (pid, start) = identity.split_once(':').unwrap();
-        assert!(pid.parse::<u32>().is_ok() && start.parse::<u64>().is_ok(), "{identity}");
-    }
 
     #[test]
     fn peer_of_a_socket_pair_is_ourselves() {

@@ -16,6 +16,7 @@ fn floors() -> BTreeMap<&'static str, u8> {
         ("environment", 0),
         ("paths", 0),
         ("durable", 0),
+        ("blocking", 0),
         ("process", 0),
         ("sys", 0),
         ("ask", 1),

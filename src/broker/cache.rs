@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Counters;
 use super::freshness::{Age, LEAVE_ALONE, PATIENCE, REFUSED_AFTER};
 use crate::ask::{Access, NamedSource, Whose};
+use crate::blocking;
 use crate::clock::{Clock, between};
 use crate::error::{Failure, Kind};
 use crate::google::credential_file::Stamp;
@@ -233,17 +234,21 @@ impl<U: Upstream> Cache<U> {
     /// Looks at the files behind a source, away from the runtime and not for long: they may lie on a network.
     async fn look(&self, key: &Key, until: Instant) {
         let (inner, asked, key) = (Arc::clone(&self.0), key.clone(), key.clone());
-        let look = tokio::task::spawn_blocking(move || {
+        let look = blocking::run(move || {
             let stamps = inner.upstream.stamps(key.named.as_ref());
             if let Some(entry) = inner.state().entries.get_mut(&key) {
                 entry.compare(stamps);
             }
         });
-        // One that takes longer goes on by itself; until it is back there is no other.
-        if timeout_at(until.min(Instant::now() + LOOK_PATIENCE), look).await.is_err()
-            && let Some(entry) = self.0.state().entries.get_mut(&asked)
-        {
-            entry.late = entry.looking;
+        let looked = timeout_at(until.min(Instant::now() + LOOK_PATIENCE), look).await;
+        if let Some(entry) = self.0.state().entries.get_mut(&asked) {
+            match looked {
+                Ok(Ok(())) => {}
+                // Nobody looked: the next one does.
+                Ok(Err(_)) => entry.looking = false,
+                // One that takes longer goes on by itself; until it is back there is no other.
+                Err(_) => entry.late = entry.looking,
+            }
         }
     }
 

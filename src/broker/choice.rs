@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 pub use self::named::{CREDENTIAL, named};
 use crate::ask::{GcloudVariables, NamedSource, Whose};
+use crate::blocking;
 use crate::broker::cache::Upstream;
 use crate::config::AccountRule;
 use crate::config::policy::{POLICY, SourceKind};
@@ -135,13 +136,13 @@ impl Sources {
         let token = match candidate {
             Candidate::File(path) => self.read_and_mint(path, request).await?,
             Candidate::ApplicationDefault(path) => {
-                if is_absent(path) {
+                if !is_there(path, request.until).await? {
                     return Err(SourceFault::Absent(format!("there is no {}", shown_path(path))));
                 }
                 self.read_and_mint(path, request).await?
             }
             Candidate::Systemd(path) => {
-                if is_absent(path) {
+                if !is_there(path, request.until).await? {
                     return Err(SourceFault::Absent(format!("systemd hands over no {}", shown_path(path))));
                 }
                 self.read_and_mint(path, request).await?
@@ -181,19 +182,21 @@ impl Sources {
         request: Request,
     ) -> Result<crate::secret::AccessToken, SourceFault> {
         let (file, endpoints) = (path.to_owned(), self.world.endpoints.clone());
-        let read = tokio::task::spawn_blocking(move || CredentialFile::read(&file, &endpoints));
         // A file system that does not answer is a hang like any other.
-        let start = Instant::now();
-        let Ok(Ok(credential)) = tokio::time::timeout_at(request.until, read).await else {
-            return Err(SourceFault::unanswered(path, start.elapsed()));
-        };
-        match credential? {
+        let read = move || CredentialFile::read(&file, &endpoints);
+        match blocking::at(path, request.until, read).await?? {
             CredentialFile::ServiceAccount(key) => {
                 service_account::mint(&self.world, &key, path, request).await
             }
             CredentialFile::AuthorizedUser(user) => user::mint(&self.world, &user, request).await,
         }
     }
+}
+
+/// Whether there is a file, or what stands for one.
+async fn is_there(path: &Path, until: Instant) -> Result<bool, SourceFault> {
+    let file = path.to_owned();
+    Ok(blocking::at(path, until, move || !is_absent(&file)).await?)
 }
 
 impl Upstream for Sources {

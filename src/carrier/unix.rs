@@ -15,6 +15,8 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_send_buffer_size, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::sys::worker::touch;
+
 /// Connects within `patience`, which then also bounds every read and write.
 ///
 /// # Errors
@@ -22,6 +24,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let socket = new_socket()?;
     set_patience(&socket, patience)?;
+    touch(path);
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(UnixStream::from(socket))
 }

@@ -13,6 +13,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::blocking;
 use crate::broker::{Broker, Counters, choice};
 use crate::carrier::unix::{bind, connect};
 use crate::client::fallback;
@@ -36,6 +37,8 @@ pub(super) fn run(started_by_helper: bool) -> Result<ExitCode, Failure> {
         // First of all: whoever waits for an end of file waits for us otherwise.
         sys::close_inherited_descriptors();
         sys::leave_session();
+        // One that waits for a file system that does not answer would be one more with each helper.
+        sys::worker::end_after(Some(TAKE_OVER * 2));
     }
     sys::harden();
     check_distinct()?;
@@ -114,6 +117,8 @@ fn serve(
     if instance.is_some() {
         open_others(&daemon, &runtime);
     }
+    // The runtime knows no other way to say that there is none than to panic.
+    blocking::check()?;
     let threads = tokio::runtime::Builder::new_multi_thread()
         // One is as fast as two where clients share the cores, and needs half of the memory.
         .worker_threads(1)
@@ -123,6 +128,7 @@ fn serve(
         .build()
         .map_err(|error| Failure::new(Kind::Local, "cannot start").with_cause(error))?;
     let serving = instance.map(|instance| instance.serve(&note)).transpose()?;
+    sys::worker::end_after(None);
     threads.block_on(run_daemon(daemon));
     threads.shutdown_background();
     drop(serving);
@@ -223,7 +229,11 @@ fn path_of(socket: &UnixListener) -> PathBuf {
 
 /// A daemon that started by itself has nobody who reads its standard error.
 fn open_log(started_by: StartedBy, paths: &Paths) -> Result<(Log, LogGuard), Failure> {
-    let failed = |error: std::io::Error| Failure::new(Kind::Local, "cannot open the log").with_cause(error);
+    let failed = |error: std::io::Error| {
+        let no_thread = error.kind() == std::io::ErrorKind::WouldBlock;
+        let failure = Failure::new(Kind::Local, "cannot open the log").with_cause(error);
+        if no_thread { failure.with_hint(blocking::NO_THREAD) } else { failure }
+    };
     if started_by == StartedBy::Helper
         && let (Some(state), Some(path)) = (&paths.state, paths.log())
         && DirBuilder::new().recursive(true).mode(0o700).create(state).is_ok()

@@ -28,7 +28,19 @@ pub(super) fn report(failure: &Failure) {
 
 /// Prints one line on standard error, for the helper protocols.
 pub(super) fn whisper(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "valetkey: {text}");
+    let _ = std::io::stderr().lock().write_all(format!("valetkey: {text}\n").as_bytes());
+}
+
+/// The same where nobody may be reading, and there is no time to wait for one.
+pub(super) fn mutter(text: &str) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let stderr = std::io::stderr();
+    let soon = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    // What fits into a pipe that takes anything is taken whole.
+    let ready = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&soon));
+    if ready.is_ok_and(|ready| ready > 0) {
+        whisper(text);
+    }
 }
 
 /// Prints text for a person on standard error, as it is.

@@ -4,14 +4,13 @@
 //! what this process was told about credentials travels in the ask, not in the daemon.
 
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::request::call_own;
 use crate::carrier::unix::connect;
+use crate::durable::open_lock;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::paths::{Paths, ensure_private};
@@ -25,12 +24,7 @@ pub fn start(paths: &Paths, environment: &Environment, until: Instant) -> Result
     check_distinct()?;
     ensure_private(&paths.runtime)?;
     let starting = paths.runtime.join("start.lock");
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&starting)
+    let lock = open_lock(&starting)
         .map_err(|error| failed(&format!("cannot write {}: {error}", starting.display())))?;
     // Whoever holds it starts the daemon; the others wait for the socket all the same.
     let mut child = if lock.try_lock().is_ok() && !answers(paths) {

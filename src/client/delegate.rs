@@ -8,18 +8,20 @@ use std::process::Command;
 
 use crate::environment::{Environment, is_executable};
 use crate::error::{Failure, Kind};
+use crate::paths::open_regular;
 use crate::sys;
 
-/// Becomes the next keyring. Comes back with nothing where there is none, and with a failure where it is there
-/// and cannot be run.
+/// The keyring that a call is to be passed to, unless it was passed to us.
 #[must_use]
-pub fn to_next_keyring(arguments: &[OsString], environment: &Environment) -> Option<Failure> {
-    if environment.get(ONCE).is_some() {
-        return None;
-    }
-    let next = next_keyring(environment)?;
-    let error = Command::new(&next).arg0("keyring").args(arguments).env(ONCE, "1").exec();
-    Some(Failure::new(Kind::Local, format!("cannot run {}", next.display())).with_cause(error))
+pub fn next(environment: &Environment) -> Option<PathBuf> {
+    if environment.get(ONCE).is_some() { None } else { next_keyring(environment) }
+}
+
+/// Becomes that keyring. Comes back only where it cannot be run.
+#[must_use]
+pub fn become_keyring(next: &Path, arguments: &[OsString]) -> Failure {
+    let error = Command::new(next).arg0("keyring").args(arguments).env(ONCE, "1").exec();
+    Failure::new(Kind::Local, format!("cannot run {}", next.display())).with_cause(error)
 }
 
 /// The first `keyring` on PATH that is not this program under any path.
@@ -43,7 +45,7 @@ fn is_copy(own: &Path, other: &Path) -> std::io::Result<bool> {
     if own.metadata()?.len() != other.metadata()?.len() {
         return Ok(false);
     }
-    let (mut own, mut other) = (std::fs::File::open(own)?, std::fs::File::open(other)?);
+    let (mut own, mut other) = (open_regular(own, false)?, open_regular(other, false)?);
     let (mut one, mut two) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     loop {
         let read = own.read(&mut one)?;

@@ -2,7 +2,7 @@
 //! its source, which is accepted on the owner's socket only.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ask::NamedSource;
 use crate::broker::choice;
@@ -14,6 +14,7 @@ use crate::error::{Failure, Kind};
 use crate::paths::{PathFault, Paths, SYSTEM_SOCKET, absolute, check_private, fits_socket};
 use crate::sys;
 use crate::sys::users::is_own;
+use crate::sys::worker::touch;
 
 /// Where the question goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub enum Carrier {
 
 /// Decides in this order: a credential that was named · a socket that was named · Google's own variables · the
 /// system's socket · an SSH agent that carries us · the owner's socket. Outside of builds the agent is not asked where
-/// the owner's daemon answers: of the two, the second is there in practice, and asking costs time.
+/// the owner's daemon answers: of the two, the second is there in practice, and asking costs time; never beyond `until`.
 ///
 /// # Errors
 /// When a socket is named that cannot be one, or one that a build has mounted does not answer.
@@ -36,6 +37,7 @@ pub fn locate(
     environment: &Environment,
     paths: &Paths,
     credential: Option<&Path>,
+    until: Instant,
 ) -> Result<(Carrier, Option<NamedSource>), Failure> {
     let explicit = credential.is_some() || environment.get(choice::CREDENTIAL).is_some();
     if !explicit && let Some(path) = environment.path(SOCKET) {
@@ -44,6 +46,7 @@ pub fn locate(
         if !fits_socket(&path) {
             return Err(Failure::from(PathFault::TooLong(path)));
         }
+        touch(&path);
         if path.is_dir() {
             let text = format!("{SOCKET} is {}, which is a directory", shown_path(&path));
             return Err(Failure::new(Kind::Usage, text).with_hint("name the socket itself"));
@@ -52,12 +55,13 @@ pub fn locate(
     }
     let named = choice::named(credential, environment)?;
     let system = Path::new(SYSTEM_SOCKET);
+    touch(system);
     // A socket that this user may not open is not meant for this user.
     if named.is_none() && rustix::fs::access(system, rustix::fs::Access::WRITE_OK).is_ok() {
         return Ok((Carrier::Found { path: system.to_owned(), by: "the system's socket" }, None));
     }
     if named.is_none()
-        && let Some(path) = agent(environment, paths)?
+        && let Some(path) = agent(environment, paths, until)?
     {
         return Ok((Carrier::Agent(path), None));
     }
@@ -66,10 +70,10 @@ pub fn locate(
 
 /// An agent that carries us. Where a daemon of our own answers and no build runs, the agent of this shell is another
 /// program's, and nobody waits for it.
-fn agent(environment: &Environment, paths: &Paths) -> Result<Option<PathBuf>, AgentFault> {
+fn agent(environment: &Environment, paths: &Paths, until: Instant) -> Result<Option<PathBuf>, AgentFault> {
     let mounted = find::mounted(Path::new(find::MOUNTS));
     let asked = !mounted.is_empty() || (environment.get("SSH_AUTH_SOCK").is_some() && !owner_answers(paths));
-    if asked { find::find(environment, mounted) } else { Ok(None) }
+    if asked { find::find(environment, mounted, until) } else { Ok(None) }
 }
 
 fn owner_answers(paths: &Paths) -> bool {
@@ -90,7 +94,7 @@ mod tests {
     fn located(pairs: &[(&str, &str)], flag: Option<&str>) -> (Carrier, Option<NamedSource>) {
         let environment: Environment = pairs.iter().copied().collect();
         let paths = Paths { configuration: None, state: None, runtime: "/run/x".into(), gcloud: None };
-        locate(&environment, &paths, flag.map(Path::new)).unwrap()
+        locate(&environment, &paths, flag.map(Path::new), Instant::now()).unwrap()
     }
 
     #[test]
@@ -111,6 +115,6 @@ mod tests {
         let long = format!("/{}", "x".repeat(200));
         let environment: Environment = [("VALETKEY_SOCKET", long.as_str())].into_iter().collect();
         let paths = Paths { configuration: None, state: None, runtime: "/run/x".into(), gcloud: None };
-        assert_eq!(locate(&environment, &paths, None).unwrap_err().kind, Kind::Local);
+        assert_eq!(locate(&environment, &paths, None, Instant::now()).unwrap_err().kind, Kind::Local);
     }
 }

@@ -4,13 +4,12 @@
 //! that outlives a crash: which source decided where an ask named none. A helper that has to answer in process
 //! after the daemon was killed reads it and stays with the same identity.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -81,15 +80,7 @@ impl Instance {
     /// When another one stays.
     pub fn acquire(path: &Path, patience: Duration) -> Result<Self, InstanceFault> {
         let write = |source| InstanceFault::Write { path: path.to_owned(), source };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default())
-            .open(path)
-            .map_err(write)?;
+        let file = durable::open_lock(path).map_err(write)?;
         if durable::lock_within(&file, patience).map_err(write)? {
             return Ok(Self { file, path: path.to_owned() });
         }

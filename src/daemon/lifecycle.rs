@@ -86,7 +86,8 @@ async fn signals(daemon: Arc<Daemon>, signals: io::Result<Signals>) {
             _ = signals.interrupt.recv() => break,
             _ = signals.hangup.recv() => {
                 let again = Arc::clone(&daemon);
-                if let Ok(Err(failure)) = tokio::task::spawn_blocking(move || again.reload()).await {
+                let outcome = crate::blocking::run(move || again.reload()).await;
+                if let Err(failure) = outcome.unwrap_or_else(|fault| Err(fault.into())) {
                     tracing::error!(failure = %failure.one_line(), "the old configuration stays");
                 }
             }

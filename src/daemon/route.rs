@@ -137,13 +137,13 @@ impl Routes {
             }
             Some(Route::Reload) => {
                 let again = Arc::clone(daemon);
-                let outcome = tokio::task::spawn_blocking(move || again.reload()).await;
+                let outcome = crate::blocking::run(move || again.reload()).await;
                 let verdict = if matches!(outcome, Ok(Ok(()))) { "reload" } else { "reload failed" };
                 self.audit(daemon, Some(peer), "control", verdict);
                 match outcome {
                     Ok(Ok(())) => json_reply(json!({"reloaded": true}).to_string()),
                     Ok(Err(failure)) => problem(&failure),
-                    Err(_) => problem(&Failure::new(Kind::Local, "the configuration could not be read")),
+                    Err(fault) => problem(&fault.into()),
                 }
             }
             Some(Route::Metrics) => reply(StatusCode::OK, METRICS, metrics::render(daemon)),

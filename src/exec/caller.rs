@@ -19,9 +19,9 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
-use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use crate::blocking;
 use crate::error::{Fault, Kind};
 use crate::sys::loopback_peer::{LoopbackFault, LoopbackPeer, loopback_peer_of};
 use crate::sys::processes::{Held, Processes, called, holds, uids_of};
@@ -88,7 +88,7 @@ impl Caller {
         let mut looks = 1;
         loop {
             // The kernel's tables are files, and may be long.
-            let looked = spawn_blocking(move || (admit(&stream), stream)).await;
+            let looked = blocking::run(move || (admit(&stream), stream)).await;
             let admitted;
             (admitted, stream) = looked.ok()?;
             match admitted {
@@ -110,7 +110,7 @@ impl Caller {
         let LoopbackPeer { uid, inode } = self.peer;
         let look = || async move {
             // Its arguments name files, and a file system may not answer.
-            let found = timeout(NAME_TIME, spawn_blocking(move || name(inode))).await;
+            let found = timeout(NAME_TIME, blocking::run(move || name(inode))).await;
             let name = found.ok().and_then(Result::ok).flatten();
             name.unwrap_or_else(|| format!("a process of uid {uid}"))
         };

@@ -12,11 +12,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::Uri;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::tunnel::{self, Destination, TunnelFault};
 use crate::http::proxy::ProxyConnector;
+use crate::http::resolve::look_up;
 use crate::paths::read_regular;
 
 /// What this run has learned of names.
@@ -36,7 +37,6 @@ struct Silence {
 /// The first machine on the way.
 struct Hop {
     host: String,
-    port: u16,
     /// As it is shown, where it is a proxy.
     proxy: Option<String>,
 }
@@ -56,7 +56,7 @@ impl Reach {
             return Err(TunnelFault::Network { to: to.clone(), proxy: hop.proxy });
         }
         if hop.host.parse::<IpAddr>().is_err()
-            && let Err(problem) = self.look_up(&hop.host, hop.port).await
+            && let Err(problem) = self.look_up(&hop.host).await
         {
             return Err(TunnelFault::Connect { to: to.clone(), problem: by(problem) });
         }
@@ -67,7 +67,7 @@ impl Reach {
     }
 
     /// Whether a name leads anywhere.
-    async fn look_up(&self, host: &str, port: u16) -> Result<(), String> {
+    async fn look_up(&self, host: &str) -> Result<(), String> {
         let start = Instant::now();
         let patience = {
             let mut silence = self.lock();
@@ -77,7 +77,7 @@ impl Reach {
             }
             if silence.any.is_some_and(|until| start < until) { HASTE } else { PATIENCE }
         };
-        let found = timeout(patience, lookup_host((host, port))).await;
+        let found = timeout(patience, look_up(host.to_owned())).await;
         let mut silence = self.lock();
         match found {
             Ok(Ok(_)) => {
@@ -107,10 +107,9 @@ impl Hop {
         let proxy = uri.and_then(|uri| connector.proxy_for(&uri));
         let address = proxy.as_ref().and_then(|proxy| {
             let (host, port) = proxy.rsplit_once(':')?;
-            Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
+            port.parse::<u16>().ok().map(|_| host.trim_matches(['[', ']']).to_owned())
         });
-        let (host, port) = address.unwrap_or_else(|| (to.host.clone(), to.port));
-        Self { host, port, proxy }
+        Self { host: address.unwrap_or_else(|| to.host.clone()), proxy }
     }
 
     /// Whether a network is needed to get there.
@@ -211,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_this_machine_is_itself_needs_no_network() {
-        let outside = |host: &str| Hop { host: host.to_owned(), port: 443, proxy: None }.is_outside();
+        let outside = |host: &str| Hop { host: host.to_owned(), proxy: None }.is_outside();
         for host in
             ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "localhost", "a.localhost."]
         {
@@ -233,9 +232,9 @@ mod tests {
         let connector = ProxyConnector::new(&environment.into_iter().collect());
         let hop = |to: &str| Hop::to(&connector, &Destination::parse(to).unwrap());
         let far = hop("far.test:443");
-        assert_eq!((far.host.as_str(), far.port, far.proxy.as_deref()), ("::1", 3128, Some("[::1]:3128")));
+        assert_eq!((far.host.as_str(), far.proxy.as_deref()), ("::1", Some("[::1]:3128")));
         let near = hop("near.test:8443");
-        assert_eq!((near.host.as_str(), near.port, near.proxy), ("near.test", 8443, None));
+        assert_eq!((near.host.as_str(), near.proxy), ("near.test", None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,9 +242,9 @@ mod tests {
         let reach = Reach::default();
         let until = Instant::now() + MEMORY;
         reach.lock().names.insert("gone.test".to_owned(), until);
-        assert_eq!(reach.look_up("gone.test", 443).await.unwrap_err(), SILENT);
+        assert_eq!(reach.look_up("gone.test").await.unwrap_err(), SILENT);
         tokio::time::advance(MEMORY + Duration::from_secs(1)).await;
-        assert_eq!(reach.look_up("localhost", 443).await, Ok(()));
+        assert_eq!(reach.look_up("localhost").await, Ok(()));
         assert!(reach.lock().names.is_empty());
     }
 }

@@ -7,9 +7,9 @@
 
 pub mod health;
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -204,7 +204,7 @@ pub fn file(state: &Path) -> PathBuf {
 
 /// A lock that ends with the value, or with the process; nothing where another holds it all that time.
 fn lock(path: &Path, patience: Duration) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file = durable::open_lock(path)?;
     Ok(durable::lock_within(&file, patience)?.then_some(file))
 }
 

@@ -21,12 +21,13 @@ pub enum CredentialFile {
     AuthorizedUser(AuthorizedUser),
 }
 
-/// A service account's key.
+/// A service account's key. The whole file is kept, since `gcp_auth` reads it itself.
 #[derive(Debug)]
 pub struct ServiceAccountKey {
     pub email: String,
     pub token_uri: String,
     pub private_key: Secret,
+    pub json: Secret,
 }
 
 /// What `gcloud auth application-default login` writes.
@@ -70,7 +71,12 @@ impl CredentialFile {
                     let url = crate::error::printable(&token_uri).chars().take(120).collect();
                     return Err(SourceFault::ForeignEndpoint { path: path.to_owned(), url });
                 }
-                Ok(Self::ServiceAccount(ServiceAccountKey { email, token_uri, private_key }))
+                Ok(Self::ServiceAccount(ServiceAccountKey {
+                    email,
+                    token_uri,
+                    private_key,
+                    json: text.clone(),
+                }))
             }
             Some("authorized_user") => Ok(Self::AuthorizedUser(AuthorizedUser {
                 client_id: need(fields.client_id, "client_id")?,

@@ -1,16 +1,17 @@
-//! A service account's key: an assertion signed with it, and exchanged the way of all other grants.
+//! A service account's key: an assertion signed by `gcp_auth`'s signer, exchanged by our own client.
 //!
-//! `gcp_auth` signs as well, but only behind a client of its own, for which it reads all of the machine's certificates
-//! first: where there are none it calls a good key bad, and a file of certificates without an end never ends. So the two
-//! lines that sign are here, on the same library that it uses.
+//! `gcp_auth` can exchange it as well, but then knows neither a deadline, nor a proxy, nor an extra CA, reads a
+//! body of any size, repeats what can never succeed, and keeps Google's reason to itself. So it signs, which it
+//! does well, and the exchange goes the way of all others. Its signer comes with a client; that this one reads none of
+//! the machine's certificates, which may be missing or without an end, is a feature in Cargo.toml.
 
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::rand::SystemRandom;
-use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use gcp_auth::CustomServiceAccount;
+use ring::signature::RsaKeyPair;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivatePkcs1KeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
@@ -57,26 +58,25 @@ pub async fn mint(
 enum KeyFault {
     /// What stands in `private_key` is no key of the only kind that Google makes.
     Kind(String),
-    /// This machine gives no random numbers, which is not the key's fault.
-    Machine,
+    /// It is a good key, and something else is wrong.
+    Machine(String),
 }
 
 impl KeyFault {
     fn of(self, path: &Path) -> SourceFault {
         match self {
             Self::Kind(problem) => SourceFault::Malformed { path: path.to_owned(), problem },
-            Self::Machine => SourceFault::Failed {
-                what: "signing with the key".to_owned(),
-                problem: "this machine gives no random numbers".to_owned(),
-                remedy: None,
-            },
+            Self::Machine(problem) => {
+                SourceFault::Failed { what: "signing with the key".to_owned(), problem, remedy: None }
+            }
         }
     }
 }
 
 /// RFC 7523 section 3, in the form that Google documents.
 fn assertion(world: &World, key: &ServiceAccountKey, request: &Request) -> Result<Secret, KeyFault> {
-    let signer = signer(key.private_key.expose())?;
+    let account = CustomServiceAccount::from_json(key.json.expose())
+        .map_err(|fault| what_is_wrong(key.private_key.expose(), &fault))?;
     let now = between(UNIX_EPOCH, world.clock.now());
     let issued = now.saturating_sub(SKEW);
     let claims = json!({
@@ -89,27 +89,30 @@ fn assertion(world: &World, key: &ServiceAccountKey, request: &Request) -> Resul
     let mut assertion = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"JWT"}"#);
     assertion.push('.');
     URL_SAFE_NO_PAD.encode_string(claims.to_string(), &mut assertion);
-    let mut signature = vec![0; signer.public().modulus_len()];
-    signer
-        .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), assertion.as_bytes(), &mut signature)
-        .map_err(|_| KeyFault::Machine)?;
+    let signature = account.signer().sign(assertion.as_bytes());
+    let signature = signature.map_err(|fault| KeyFault::Machine(fault.to_string()))?;
     assertion.push('.');
     URL_SAFE_NO_PAD.encode_string(signature, &mut assertion);
     Ok(Secret::new(assertion))
 }
 
-fn signer(pem: &str) -> Result<RsaKeyPair, KeyFault> {
+/// Why a key that was refused is none.
+fn what_is_wrong(pem: &str, fault: &gcp_auth::Error) -> KeyFault {
     let wrong = |problem: &str| KeyFault::Kind(format!("has a private_key that {problem}"));
-    let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
+    let Ok(key) = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()) else {
         // Any other key is one that somebody converted, which openssl can undo.
-        if PrivatePkcs1KeyDer::from_pem_slice(pem.as_bytes()).is_ok() {
-            return wrong("is in PKCS #1 and not an RSA key in PKCS #8 PEM: convert it with `openssl pkcs8 -topk8 -nocrypt`");
-        }
-        wrong("is not an RSA key in PKCS #8 PEM")
-    })?;
-    // ring says in one word what it does not like: `InvalidEncoding`, `TooSmall`, …
-    RsaKeyPair::from_pkcs8(key.secret_pkcs8_der())
-        .map_err(|rejected| wrong(&format!("is not an RSA key in PKCS #8 PEM that can sign ({rejected})")))
+        return wrong(match PrivatePkcs1KeyDer::from_pem_slice(pem.as_bytes()) {
+            Ok(_) => {
+                "is in PKCS #1 and not an RSA key in PKCS #8 PEM: convert it with `openssl pkcs8 -topk8 -nocrypt`"
+            }
+            Err(_) => "is not an RSA key in PKCS #8 PEM",
+        });
+    };
+    match RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()) {
+        // ring says in one word what it does not like: `InvalidEncoding`, `TooSmall`, …
+        Err(rejected) => wrong(&format!("is not an RSA key in PKCS #8 PEM that can sign ({rejected})")),
+        Ok(_) => KeyFault::Machine(fault.to_string()),
+    }
 }
 
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";

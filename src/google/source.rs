@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::ask::Access;
+use crate::blocking::BlockingFault;
 use crate::clock::Clock;
 use crate::config::policy::{POLICY, Policy};
 use crate::environment::Environment;
@@ -174,6 +175,9 @@ pub enum SourceFault {
     /// The policy of this machine says no.
     #[error("the policy of this machine does not allow {what}")]
     Forbidden { what: String, remedy: String },
+    /// A file system that does not answer, or no thread to ask it.
+    #[error(transparent)]
+    Blocking(#[from] BlockingFault),
     /// The network.
     #[error(transparent)]
     Http(#[from] HttpFault),
@@ -204,6 +208,7 @@ impl Fault for SourceFault {
             Self::Nonsense { .. } | Self::Status { .. } | Self::Failed { .. } => Kind::Upstream,
             Self::Deadline { .. } | Self::Running { .. } => Kind::Deadline,
             Self::Login(fault) => fault.kind(),
+            Self::Blocking(fault) => fault.kind(),
             Self::Http(fault) => fault.kind(),
         }
     }
@@ -233,6 +238,7 @@ impl Fault for SourceFault {
                 Some("ask again in a moment: it may finish, and what it brings is kept".to_owned())
             }
             Self::Login(fault) => fault.hint(),
+            Self::Blocking(fault) => fault.hint(),
             Self::Http(fault) => fault.hint(),
         }
     }
@@ -241,6 +247,7 @@ impl Fault for SourceFault {
         match self {
             Self::Status { .. } => true,
             Self::Login(fault) => fault.is_transient(),
+            Self::Blocking(fault) => fault.is_transient(),
             Self::Http(fault) => fault.is_transient(),
             _ => false,
         }

@@ -17,6 +17,7 @@ use super::accounts::{Accounts, AccountsFault, Login};
 use super::oauth::{Exchange, Granted};
 use super::source::{Request, SourceFault, World};
 use crate::ask::Access;
+use crate::blocking::{self, BlockingFault};
 use crate::clock::{between, parse_rfc3339, rfc3339};
 use crate::error::{Fault, Kind};
 use crate::secret::AccessToken;
@@ -107,10 +108,11 @@ pub async fn mint(
 /// Which login it is.
 async fn find(state: &Path, account: Option<&str>, request: &Request) -> Result<Login, SourceFault> {
     let directory = state.to_owned();
-    let read = tokio::task::spawn_blocking(move || Accounts::load(&directory));
     // A file system that does not answer is a hang like any other.
-    let Ok(Ok(accounts)) = tokio::time::timeout_at(request.until, read).await else {
-        return Err(LoginFault::Silent(super::accounts::file(state)).into());
+    let accounts = match blocking::at(state, request.until, move || Accounts::load(&directory)).await {
+        Ok(accounts) => accounts,
+        Err(BlockingFault::Silent(_)) => return Err(LoginFault::Silent(super::accounts::file(state)).into()),
+        Err(fault) => return Err(fault.into()),
     };
     let accounts = accounts.map_err(LoginFault::from)?;
     let Some(account) = account.or_else(|| accounts.default_account()) else {
@@ -177,11 +179,11 @@ impl Refresh<'_> {
     async fn alone(&self, until: Instant) -> Result<Option<std::fs::File>, SourceFault> {
         let (state, entry) = (self.state.to_owned(), self.login.entry());
         let patience = until.saturating_duration_since(Instant::now());
-        let lock = tokio::task::spawn_blocking(move || health::lock(&state, &entry, patience));
-        match lock.await {
+        match blocking::run(move || health::lock(&state, &entry, patience)).await {
             Ok(Ok(lock)) => Ok(Some(lock)),
             // Where nothing can be written, nobody else stores anything either.
             Ok(Err(AccountsFault::Write { .. })) => Ok(None),
+            Err(fault) => Err(fault.into()),
             _ => Err(LoginFault::Busy { account: self.login.account.clone() }.into()),
         }
     }

@@ -18,7 +18,6 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use thiserror::Error;
@@ -28,6 +27,7 @@ use tower_service::Service;
 use super::body::Body;
 use super::pool::{Connection, Pool};
 use super::proxy::ProxyConnector;
+use super::resolve::{Connector, Resolver};
 use super::trust::{Trust, TrustFault};
 use super::wide::{Ahead, Crowd, Filled, WideConnector};
 use crate::environment::Environment;
@@ -210,7 +210,7 @@ impl HttpClient {
             .header("metadata-flavor", "Google")
             .body(Body::empty())
             .map_err(|_| HttpFault::Url(url.to_owned()))?;
-        let mut connector = HttpConnector::new();
+        let mut connector = Connector::new_with_resolver(Resolver);
         connector.set_connect_timeout(Some(Duration::from_secs(3)));
         let (opening, crowd) = (connector.call(request.uri().clone()), self.shared.crowd.clone());
         let host = host_of(request.uri());

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use hyper::Uri;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
@@ -18,12 +17,13 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::headers::OWN;
+use super::resolve::{Connector, Resolver};
 use crate::environment::Environment;
 
 /// Opens the TCP connection under TLS.
 #[derive(Debug, Clone)]
 pub struct ProxyConnector {
-    direct: HttpConnector,
+    direct: Connector,
     proxies: Arc<Matcher>,
     /// What a proxy is told beside where to.
     told: HeaderMap,
@@ -41,7 +41,7 @@ impl ProxyConnector {
             .https(if https.is_empty() { all } else { https })
             .no(variable("NO_PROXY", "no_proxy"))
             .build();
-        let mut direct = HttpConnector::new();
+        let mut direct = Connector::new_with_resolver(Resolver);
         direct.enforce_http(false);
         direct.set_connect_timeout(Some(CONNECT));
         direct.set_nodelay(true);

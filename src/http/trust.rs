@@ -28,8 +28,9 @@ use tokio::time::{Instant, timeout};
 
 use super::named::{self, Named, is_fixed};
 use super::pinned::Pinned;
+use crate::blocking;
 use crate::environment::Environment;
-use crate::error::{Fault, Kind};
+use crate::error::{Failure, Fault, Kind};
 use crate::paths::open_regular;
 
 /// Why nothing can be trusted.
@@ -182,7 +183,8 @@ impl Trust {
         let (sender, landing) = watch::channel(None);
         let at = At::default();
         let (trust, place) = (Arc::clone(self), at.clone());
-        tokio::task::spawn_blocking(move || {
+        let tell = sender.clone();
+        let read = move || {
             let outcome = read(&trust.environment, trust.extra_ca.as_deref(), &place).map(Arc::new);
             let (now, mut known) = (Instant::now(), trust.known());
             match &outcome {
@@ -197,8 +199,11 @@ impl Trust {
             }
             known.reading = None;
             drop(known);
-            sender.send_replace(Some(outcome));
-        });
+            tell.send_replace(Some(outcome));
+        };
+        if let Err(fault) = blocking::spawn(read) {
+            sender.send_replace(Some(Err(TrustFault::Library(Failure::from(fault).one_line()))));
+        }
         Reading { landing, at }
     }
 

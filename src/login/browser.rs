@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use webbrowser::{Browser, BrowserOptions};
 
+use crate::blocking;
 use crate::environment::Environment;
 use crate::sys;
 
@@ -19,7 +20,7 @@ pub async fn open(environment: &Environment, url: &str) -> Result<(), String> {
         return Err("there is no desktop here".to_owned());
     }
     let url = url.to_owned();
-    let open = tokio::task::spawn_blocking(move || {
+    let open = blocking::run(move || {
         let open = || webbrowser::open_browser_with_options(Browser::Default, &url, &BrowserOptions::new());
         // A browser that is started here goes on without us, and saves files.
         sys::with_own_umask(open)

@@ -176,10 +176,7 @@ async fn alone(state: &Path, entry: &Entry) -> Result<File, SignInFault> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, AccountsFault> + Send + 'static,
 ) -> Result<T, SignInFault> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
+    Ok(crate::blocking::run(work).await.map_err(crate::google::source::SourceFault::from)??)
 }
 
 /// A secret that nobody names any more. That it cannot be removed now is for the next time.

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::{Entry, Vault};
 use crate::ask::Access;
+use crate::blocking::BlockingFault;
 use crate::error::{Fault, Kind};
 
 /// See the module.
@@ -39,6 +40,9 @@ pub enum VaultFault {
     /// A full or read-only file system.
     #[error("cannot write {}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    /// No thread is left to ask a file system.
+    #[error(transparent)]
+    Blocking(#[from] BlockingFault),
     /// What the vault holds under the name of a login is none.
     #[error("what the {} holds as the {} login of {} {problem}", vault.word(), entry.access.word(), entry.account)]
     Malformed { vault: Vault, entry: Entry, problem: &'static str },
@@ -63,6 +67,7 @@ impl Fault for VaultFault {
         match self {
             Self::Missing { .. } | Self::Malformed { .. } => Kind::NeedsLogin,
             Self::Unanswered { .. } => Kind::Deadline,
+            Self::Blocking(fault) => fault.kind(),
             _ => Kind::Local,
         }
     }
@@ -73,6 +78,7 @@ impl Fault for VaultFault {
                 let write = if entry.access == Access::Write { " --write" } else { "" };
                 format!("run `valetkey login{write} --account {}`", entry.account)
             }
+            Self::Blocking(fault) => return fault.hint(),
             Self::NoKeychain { .. } => {
                 "start the desktop's keychain, or set `vault = \"file\"` in config.toml and sign in again"
                     .to_owned()

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use super::{Entry, LARGEST, StoredSecret, Vault, VaultFault};
+use crate::blocking;
 use crate::durable;
 use crate::paths::{PathFault, check_private, ensure_private, open_regular};
 use crate::sys::users::{is_own_file, shown};
@@ -191,10 +192,9 @@ async fn by<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, VaultFault> + Send + 'static,
 ) -> Result<T, VaultFault> {
     let start = Instant::now();
-    match timeout_at(until, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(outcome)) => outcome,
-        // The runtime ends.
-        Ok(Err(_)) | Err(_) => Err(VaultFault::Unanswered { vault: Vault::File, waited: start.elapsed() }),
+    match timeout_at(until, blocking::run(work)).await {
+        Ok(outcome) => outcome?,
+        Err(_) => Err(VaultFault::Unanswered { vault: Vault::File, waited: start.elapsed() }),
     }
 }
 

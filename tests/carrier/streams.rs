@@ -213,7 +213,10 @@ async fn our_socket_is_found_among_others() {
         let environment: Environment = named.map(|path| ("SSH_AUTH_SOCK", path)).into_iter().collect();
         let mounts = top.path().to_owned();
         async move {
-            let finding = tokio::task::spawn_blocking(move || find(&environment, mounted(&mounts)));
+            let finding = tokio::task::spawn_blocking(move || {
+                let late = std::time::Instant::now() + std::time::Duration::from_secs(60);
+                find(&environment, mounted(&mounts), late)
+            });
             finding.await.unwrap().unwrap()
         }
     };

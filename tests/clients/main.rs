@@ -17,6 +17,7 @@ mod registry_daemon;
 mod stand_in;
 
 mod arguments;
+mod clear;
 mod client;
 mod clock;
 mod confusion;

@@ -14,6 +14,8 @@ mod detour;
 mod harness;
 #[path = "../harness/registry_daemon.rs"]
 mod registry_daemon;
+#[path = "../harness/silent.rs"]
+mod silent;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
@@ -40,6 +42,7 @@ mod indexing;
 mod inside_exec;
 mod key_file;
 mod leak_hunt;
+mod limits;
 mod listeners;
 mod login;
 mod login_attacks;
@@ -56,6 +59,7 @@ mod patience;
 mod peers;
 mod reach;
 mod remedies;
+mod silence;
 mod slow_sources;
 mod socket_directory;
 mod token_endpoint;
@@ -65,6 +69,7 @@ mod upload_url;
 mod vault;
 mod vault_crash;
 mod whose;
+mod wrappers;
 
 use harness::Run;
 

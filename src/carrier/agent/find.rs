@@ -14,14 +14,19 @@ use super::wire;
 use crate::carrier::unix::connect;
 use crate::environment::Environment;
 use crate::sys;
+use crate::sys::worker::touch;
 
 /// Looks for a socket whose agent lists our identity: the one of the environment, then the [`mounted`] ones.
 /// Where there are such, this is a step of a build. Blocks for half a second with each one that does not answer, for a
-/// tenth with one that is served by this very machine, and for ten seconds in a build.
+/// tenth with one that is served by this very machine, for ten seconds in a build, and not beyond `until`.
 ///
 /// # Errors
 /// In a build, when none is ours and one has not answered.
-pub fn find(environment: &Environment, mounted: Vec<PathBuf>) -> Result<Option<PathBuf>, AgentFault> {
+pub fn find(
+    environment: &Environment,
+    mounted: Vec<PathBuf>,
+    until: Instant,
+) -> Result<Option<PathBuf>, AgentFault> {
     let in_build = !mounted.is_empty();
     let named = environment.path("SSH_AUTH_SOCK");
     let others = mounted.into_iter().filter(|path| Some(path) != named.as_ref());
@@ -36,7 +41,7 @@ pub fn find(environment: &Environment, mounted: Vec<PathBuf>) -> Result<Option<P
         false if passes_on() => &[SLOW],
         false => &[QUICK],
     };
-    match first_of_ours(candidates, rounds) {
+    match first_of_ours(candidates, rounds, until) {
         Ok(found) => Ok(Some(found)),
         Err(silent) if in_build => {
             silent.into_iter().next().map_or(Ok(None), |path| Err(AgentFault::Deadline(path)))
@@ -55,11 +60,15 @@ struct Patience {
 }
 
 /// The first one that is ours, else those that have not answered in any round.
-fn first_of_ours(mut candidates: Vec<PathBuf>, rounds: &[Patience]) -> Result<PathBuf, Vec<PathBuf>> {
+fn first_of_ours(
+    mut candidates: Vec<PathBuf>,
+    rounds: &[Patience],
+    until: Instant,
+) -> Result<PathBuf, Vec<PathBuf>> {
     for patience in rounds {
         let mut silent = Vec::new();
         for path in candidates {
-            match is_ours(&path, *patience) {
+            match is_ours(&path, *patience, until) {
                 Ok(true) => return Ok(path),
                 Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
                     silent.push(path);
@@ -73,11 +82,15 @@ fn first_of_ours(mut candidates: Vec<PathBuf>, rounds: &[Patience]) -> Result<Pa
 }
 
 /// Whether the agent at this path lists our identity.
-fn is_ours(path: &Path, patience: Patience) -> io::Result<bool> {
-    let mut socket = connect(path, patience.far)?;
+fn is_ours(path: &Path, patience: Patience, until: Instant) -> io::Result<bool> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let mut socket = connect(path, patience.far.min(left))?;
     // The process of a socket that was carried into a container is outside, and has no number here.
     let is_near = sys::peer_of(&socket).is_ok_and(|peer| peer.pid > 0);
-    let until = Instant::now() + if is_near { patience.near } else { patience.far };
+    let until = until.min(Instant::now() + if is_near { patience.near } else { patience.far });
     socket.write_all(&wire::identities_request())?;
     let (kind, list) = read_message(&mut socket, LARGEST_LIST, until)?;
     Ok(kind == wire::IDENTITIES_ANSWER && wire::lists_us(&list))
@@ -90,6 +103,7 @@ pub fn mounted(directory: &Path) -> Vec<PathBuf> {
     let number = |entry: &std::fs::DirEntry| -> Option<u32> {
         entry.file_name().to_str()?.strip_prefix("ssh_agent.")?.parse().ok()
     };
+    touch(directory);
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries.filter_map(|entry| Some((number(&entry)?, entry.path()))).collect();
     found.sort_unstable();
@@ -141,8 +155,13 @@ mod tests {
         // One that passes, and one that nothing here outlasts.
         let rounds = [200, 60_000].map(|time| both(Duration::from_millis(time)));
         let all = |paths: &[&PathBuf]| paths.iter().map(|path| (*path).clone()).collect();
-        assert_eq!(first_of_ours(all(&[&dead, &good]), &rounds), Ok(good));
-        assert_eq!(first_of_ours(all(&[&gone, &dead]), &rounds[..1]), Err(vec![dead]));
-        assert_eq!(first_of_ours(all(&[&gone, &late]), &rounds), Ok(late));
+        let late_enough = Instant::now() + Duration::from_secs(120);
+        assert_eq!(first_of_ours(all(&[&dead, &good]), &rounds, late_enough), Ok(good.clone()));
+        assert_eq!(first_of_ours(all(&[&gone, &dead]), &rounds[..1], late_enough), Err(vec![dead.clone()]));
+        assert_eq!(first_of_ours(all(&[&gone, &late]), &rounds, late_enough), Ok(late));
+        // Whoever has no time left asks nobody, and waits for nobody in the rounds that last a minute.
+        let soon = Instant::now() + Duration::from_millis(300);
+        assert_eq!(first_of_ours(all(&[&dead]), &rounds, soon), Err(vec![dead]));
+        assert_eq!(first_of_ours(all(&[&good]), &rounds, soon), Err(vec![good]));
     }
 }

@@ -85,11 +85,11 @@ async fn freshen(
     let (mut is_first, mut pause, mut told) = (true, SHORTEST, String::new());
     loop {
         let (kept_there, ask) = (Arc::clone(kept), Arc::clone(&ask));
-        let once = tokio::task::spawn_blocking(move || {
+        let once = crate::blocking::run(move || {
             let (text, expires) = ask()?;
             kept_there.put(&text).map(|()| expires)
         });
-        let outcome = once.await.unwrap_or_else(|_| Err(Failure::new(Kind::Local, "the question broke off")));
+        let outcome = once.await.unwrap_or_else(|fault| Err(fault.into()));
         let failed = outcome.is_err();
         let wait = match outcome {
             Ok(expires) => {
