@@ -152,10 +152,14 @@ fn check_segment(segment: &str, parameters: bool) -> Result<(), &'static str> {
         if !text.iter().all(harmless) {
             return Err("has an encoded separator in its path");
         }
-        // What is left of it where it is cut.
-        let name = text.split(|byte| *byte == b';').next().unwrap_or_default();
+        // What is left of it where it is cut, and what is cut off.
+        let mut parts = text.split(|byte| *byte == b';');
+        let name = parts.next().unwrap_or_default();
         if name.is_empty() || name == b"." || name == b".." {
             return Err("climbs in its path");
+        }
+        if !parts.all(is_parameter) {
+            return Err("has a character in its path that is not plain");
         }
         // What was encoded twice may hold a percent sign by now, which stands for itself.
         let (decoded, _) = decode(&text);
@@ -167,6 +171,14 @@ fn check_segment(segment: &str, parameters: bool) -> Result<(), &'static str> {
         }
         text = decoded;
     }
+}
+
+/// `name=value`, of plain characters.
+fn is_parameter(part: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    let mut halves = part.splitn(2, |byte| *byte == b'=');
+    let (name, value) = (halves.next().unwrap_or_default(), halves.next());
+    !name.is_empty() && name.iter().all(plain) && value.is_some_and(|value| value.iter().all(plain))
 }
 
 /// Decodes every escape once. A broken one is left as it is, and told.
