@@ -21,6 +21,7 @@ mod client;
 mod clock;
 mod confusion;
 mod exec;
+mod index_url;
 mod pip;
 mod pip_mid_run;
 mod prefixes;
