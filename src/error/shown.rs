@@ -192,7 +192,13 @@ fn words(text: &str, out: &mut String) {
             let word = &behind[..until("")];
             // The next line of what was broken into lines.
             let goes_on = out.trim_end().ends_with(HIDDEN) && !out.ends_with(HIDDEN) && is_mixed(word);
-            (word.len(), goes_on || is_scrambled(word) || encoded(word, DEEPEST))
+            // Base64 of bytes, in which a slash is a letter.
+            let slashed = &behind[..until("/")];
+            if slashed.len() > word.len() && is_base64_of_bytes(slashed) {
+                (slashed.len(), true)
+            } else {
+                (word.len(), goes_on || is_scrambled(word) || encoded(word, DEEPEST))
+            }
         };
         if !hidden {
             out.push_str(&behind[..end]);
@@ -245,8 +251,24 @@ fn without_passwords(text: &str) -> String {
     out
 }
 
+/// Whether a run with slashes in it is no path. Only its beginning is looked at: that is the same all the way.
+fn is_base64_of_bytes(run: &str) -> bool {
+    let run = &run[..run.len().min(LONG * 8)];
+    let first = run.split('/').next().unwrap_or_default();
+    let capital = first.bytes().any(|byte| byte.is_ascii_uppercase());
+    // The names in a path change their kinds of characters less often than that.
+    capital && (encoded(run, 1) || (run.len() >= LONG && is_scrambled(run) && changes(run) * 2 >= run.len()))
+}
+
 /// Whether a word is like nothing that a person would write: long, of all kinds of characters, which change all the time.
 fn is_scrambled(word: &str) -> bool {
+    let has = |kind: fn(&u8) -> bool| word.bytes().any(|byte| kind(&byte));
+    let all = has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase) && has(u8::is_ascii_digit);
+    word.len() >= SHORTEST_SCRAMBLED && all && changes(word) * 5 >= word.len() * 2
+}
+
+/// How often the kind of character changes.
+fn changes(word: &str) -> usize {
     let kind = |byte: u8| match byte {
         b'a'..=b'z' => 0,
         b'A'..=b'Z' => 1,
@@ -254,10 +276,7 @@ fn is_scrambled(word: &str) -> bool {
         _ => 3,
     };
     let kinds: Vec<u8> = word.bytes().map(kind).collect();
-    let changes = kinds.windows(2).filter(|pair| pair[0] != pair[1]).count();
-    word.len() >= SHORTEST_SCRAMBLED
-        && (0..3).all(|kind| kinds.contains(&kind))
-        && changes * 5 >= word.len() * 2
+    kinds.windows(2).filter(|pair| pair[0] != pair[1]).count()
 }
 
 /// Whether a word may be the last piece of something that is scrambled.

@@ -150,6 +150,7 @@ fn paths_are_paths() {
         "/var/lib/docker/overlay2/4f5ed6e1b0a29a4b3c7e1d0f2a6b8c9d4f5ed6e1b0a29a4b3c7e1d0f2a6b8c9d/merged/key",
         "/home/dev/MyCompanyProductionServiceAccountKeyForArtifactRegistry2024.json",
         "C:\\Users\\dev\\AppData\\Local\\Packages\\PythonSoftwareFoundation.Python.3.11_qbz5n2kfra8p0\\key.json",
+        "/Users/Dev/Library/Application-Support/Google/Cloud-SDK/Keys2024/Acme/Reader/Production/key",
         "acme-prod-0123456789ab.json",
         "3f2504e0-4f89-11d3-9a0c-0305e82cb3d3.json",
         "gcloud",
