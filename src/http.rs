@@ -8,6 +8,7 @@ pub mod patience;
 pub mod patient;
 pub mod pool;
 pub mod proxy;
+pub mod reached;
 pub mod server;
 pub mod stream;
 pub mod wide;

@@ -30,6 +30,7 @@ use crate::carrier::tcp;
 use crate::client::granted::HostPattern;
 use crate::client::stream::Stream;
 use crate::http::proxy::ProxyConnector;
+use crate::http::reached::Reached;
 use crate::sys;
 
 /// See the module.
@@ -38,7 +39,7 @@ pub struct Forwarder(Arc<Shared>);
 struct Shared {
     port: u16,
     hosts: Vec<HostPattern>,
-    authority: Authority,
+    authority: Arc<Authority>,
     courier: Arc<Courier>,
     beyond: ProxyConnector,
 }
@@ -48,7 +49,7 @@ enum Next {
     /// TLS of ours, for that host.
     Intercept(OnUpgrade, Destination),
     /// Somebody else's.
-    Tunnel(OnUpgrade, TcpStream),
+    Tunnel(OnUpgrade, Reached),
 }
 
 type Slot = Arc<Mutex<Option<Next>>>;
@@ -62,7 +63,15 @@ impl Forwarder {
         courier: Courier,
         beyond: ProxyConnector,
     ) -> Self {
-        Self(Arc::new(Shared { port, hosts, authority, courier: Arc::new(courier), beyond }))
+        let (authority, courier) = (Arc::new(authority), Arc::new(courier));
+        Self(Arc::new(Shared { port, hosts, authority, courier, beyond }))
+    }
+
+    /// The same on another port, with another way to the rest of the world.
+    #[must_use]
+    pub fn beside(&self, port: u16, beyond: ProxyConnector) -> Self {
+        let (authority, courier) = (Arc::clone(&self.0.authority), Arc::clone(&self.0.courier));
+        Self(Arc::new(Shared { port, hosts: self.0.hosts.clone(), authority, courier, beyond }))
     }
 
     /// Serves what comes to this listener, on that port of 127.0.0.1, until it is dropped, which ends every connection.
@@ -231,7 +240,7 @@ fn strange(headers: &HeaderMap, own: &str) -> Option<&'static str> {
 }
 
 /// A path with the port of its host written plainly. pip escapes the colon in the links of an index.
-fn plain_host(target: String) -> String {
+pub(super) fn plain_host(target: String) -> String {
     if target.starts_with("/merged/")
         && let Some((hosts, name)) = target.rsplit_once("/simple/")
     {
@@ -261,7 +270,7 @@ fn host_agrees(headers: &HeaderMap, to: &Destination) -> bool {
 }
 
 /// What the daemon serves to a proxy grant.
-const PREFIXES: [&str; 4] = ["/simple/", "/merged/", "/index/", "/registry/"];
+pub(super) const PREFIXES: [&str; 4] = ["/simple/", "/merged/", "/index/", "/registry/"];
 /// An installer that builds between two requests keeps its connection for that long.
 const HEADER_TIME: Duration = Duration::from_secs(75);
 const UPGRADE_TIME: Duration = Duration::from_secs(10);

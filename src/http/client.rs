@@ -31,6 +31,7 @@ use tower_service::Service;
 use super::body::Body;
 use super::pool::{Connection, Pool};
 use super::proxy::ProxyConnector;
+use super::reached::Reached;
 use super::wide::{Ahead, Crowd, Filled, WideConnector};
 use crate::environment::Environment;
 use crate::error::{Fault, Kind};
@@ -56,8 +57,8 @@ pub enum HttpFault {
     /// Nothing came in time.
     #[error("{host} did not answer within {} s", waited.as_secs_f32().ceil())]
     Deadline { host: String, waited: Duration },
-    /// A proxy that would have to be spoken to in another way than plain HTTP.
-    #[error("the proxy for {host} is named with a scheme that is not http")]
+    /// A proxy that would have to be spoken to by TLS.
+    #[error("the proxy for {host} is named with a scheme that is neither http nor socks")]
     Proxy { host: String },
     /// A URL that cannot be asked, from a file of the user's.
     #[error("{0:?} is not a URL that can be asked")]
@@ -219,7 +220,10 @@ impl HttpClient {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(Duration::from_secs(3)));
         let (opening, crowd) = (connector.call(request.uri().clone()), self.shared.crowd.clone());
-        let opening = async move { Ok(Wire::Http(Ahead::new(opening.await?, &crowd))) };
+        let opening = async move {
+            let stream = TokioIo::new(Reached::Plain(opening.await?.into_inner()));
+            Ok(Wire::Http(Ahead::new(stream, &crowd)))
+        };
         self.send(Box::pin(opening), request, until).await
     }
 
