@@ -24,12 +24,13 @@ use rustls::ServerConfig;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::forward::{Answering, serve_http};
+use super::forward::{Answering, PREFIXES, plain_host, serve_http};
 use super::tunnel::Destination;
 use crate::client::stream::{Stream, Way};
 use crate::error::Failure;
 use crate::http::headers::{PROBLEM, WHOSE};
 use crate::http::server::failure_from_problem;
+use crate::wiring::index;
 
 pub(super) type Reply = Response<UnsyncBoxBody<Bytes, BoxError>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -207,6 +208,12 @@ fn target(request: &Request<Incoming>, to: &Destination) -> Result<String, (Stat
             StatusCode::MISDIRECTED_REQUEST,
             "the Host header names another host than the connection",
         ));
+    }
+    if to.host == index::HOST {
+        let is_served = PREFIXES.iter().any(|prefix| path.starts_with(prefix));
+        let refusal =
+            (StatusCode::NOT_FOUND, "valetkey serves /simple/, /merged/, /index/ and /registry/ here");
+        return is_served.then(|| plain_host(path.to_owned())).ok_or(refusal);
     }
     Ok(format!("/registry/{}{path}", shown(to)))
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access, statfs};
 use tempfile::TempDir;
 
+use super::ground;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
 use crate::paths::open_regular;
@@ -31,13 +32,10 @@ impl Place {
     /// # Errors
     /// When no directory for temporary files takes it.
     pub fn new(environment: &Environment) -> Result<Self, Failure> {
-        let runtime = environment.path("XDG_RUNTIME_DIR").filter(|path| path.is_absolute());
-        let fixed = ["/run", "/tmp"].map(PathBuf::from);
-        let candidates: Vec<PathBuf> =
-            [PathBuf::from("/dev/shm")].into_iter().chain(runtime).chain(fixed).collect();
+        let candidates = ground::candidates(environment);
         let volatile = candidates.iter().filter(|path| is_in_memory(path));
         for directory in volatile {
-            if let Ok(top) = make(directory) {
+            if let Ok(top) = ground::within(directory).and_then(|directory| make(&directory)) {
                 return Ok(Self { _lock: hold(top.path()), top, in_memory: true });
             }
         }

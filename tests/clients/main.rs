@@ -21,6 +21,7 @@ mod client;
 mod clock;
 mod confusion;
 mod exec;
+mod exec_index;
 mod pip;
 mod pip_mid_run;
 mod projects;

@@ -26,6 +26,7 @@ mod daemon;
 mod delegation;
 mod exec;
 mod exec_terminal;
+mod exec_ways;
 mod existence;
 mod google_login;
 mod granting;
