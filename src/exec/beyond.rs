@@ -74,7 +74,7 @@ pub(super) fn connector(
     port: u16,
     bundle: Option<&Path>,
 ) -> Result<ProxyConnector, Failure> {
-    let connector = ProxyConnector::new(environment).without_port(port);
+    let connector = ProxyConnector::new(environment).with_socks().without_port(port);
     let proxy = in_force(environment, HTTPS).or_else(|| in_force(environment, ALL));
     match proxy.filter(|(_, value)| value.to_ascii_lowercase().starts_with("https:")) {
         None => Ok(connector),

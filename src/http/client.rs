@@ -57,8 +57,8 @@ pub enum HttpFault {
     /// Nothing came in time.
     #[error("{host} did not answer within {} s", waited.as_secs_f32().ceil())]
     Deadline { host: String, waited: Duration },
-    /// A proxy that would have to be spoken to by TLS.
-    #[error("the proxy for {host} is named with a scheme that is neither http nor socks")]
+    /// A proxy that would have to be spoken to in another way than plain HTTP.
+    #[error("the proxy for {host} is named with a scheme that is not http")]
     Proxy { host: String },
     /// A URL that cannot be asked, from a file of the user's.
     #[error("{0:?} is not a URL that can be asked")]

@@ -1,8 +1,8 @@
 //! Reaches https origins directly or through the proxy that the environment names (`HTTPS_PROXY`, `ALL_PROXY`,
 //! `NO_PROXY`, with curl's rules). TLS runs end to end: a proxy sees host and port, never a token.
 //!
-//! A proxy is spoken to in HTTP, in SOCKS 4 or 5, or in HTTP over TLS where somebody has said whom to trust. What is meant
-//! for an encrypted proxy is not sent in clear.
+//! A proxy is spoken to in HTTP; where that is asked for in SOCKS 4 or 5 as well, and in HTTP over TLS where somebody has said
+//! whom to trust. What is meant for an encrypted proxy is not sent in clear.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -32,6 +32,8 @@ pub struct ProxyConnector {
     proxies: Arc<Matcher>,
     /// What needs no proxy at one port only.
     at_port: Arc<Vec<(u16, Matcher)>>,
+    /// Whether SOCKS is spoken.
+    socks: bool,
     /// Whom to trust where the proxy itself is reached by TLS.
     trust: Option<Arc<ClientConfig>>,
     /// A port of this machine that leads back here.
@@ -65,9 +67,17 @@ impl ProxyConnector {
             direct,
             proxies: Arc::new(proxies),
             at_port: Arc::new(at_port.collect()),
+            socks: false,
             trust: None,
             own: None,
         }
+    }
+
+    /// Lets proxies be spoken to in SOCKS.
+    #[must_use]
+    pub fn with_socks(mut self) -> Self {
+        self.socks = true;
+        self
     }
 
     /// Lets proxies be reached by TLS.
@@ -88,7 +98,11 @@ impl ProxyConnector {
     #[must_use]
     pub fn can_reach(&self, uri: &Uri) -> bool {
         let scheme = self.intercept(uri).and_then(|proxy| proxy.uri().scheme_str().map(str::to_owned));
-        scheme.is_none_or(|scheme| scheme != "https" || self.trust.is_some())
+        scheme.is_none_or(|scheme| match scheme.as_str() {
+            "http" => true,
+            "https" => self.trust.is_some(),
+            _ => self.socks,
+        })
     }
 
     /// The proxy that would be used for an origin, for `doctor`. Shows no user name and no password.
@@ -273,7 +287,9 @@ mod tests {
         let connector = ProxyConnector::new(&environment);
         assert!(!connector.can_reach(&"https://a.test/".parse().unwrap()));
         let socks: Environment = [("ALL_PROXY", "socks5://p.test:1080")].into_iter().collect();
-        assert!(ProxyConnector::new(&socks).can_reach(&"https://a.test/".parse().unwrap()));
+        let uri = "https://a.test/".parse().unwrap();
+        assert!(!ProxyConnector::new(&socks).can_reach(&uri));
+        assert!(ProxyConnector::new(&socks).with_socks().can_reach(&uri));
     }
 
     #[test]
