@@ -6,16 +6,20 @@
 
 mod alert;
 pub mod authority;
+mod beyond;
 pub mod bundle;
 mod caller;
 pub mod child;
 pub mod forward;
+mod ground;
 pub mod intercept;
 pub mod place;
 pub mod reach;
 pub mod tunnel;
 pub mod watch;
+mod wire;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -30,20 +34,21 @@ use self::child::ChildFault;
 use self::forward::Forwarder;
 use self::intercept::Courier;
 use self::place::Place;
+use self::wire::Wire;
+use crate::carrier::agent::find;
 use crate::client::Client;
-use crate::client::granted::{Granted, Proxied};
+use crate::client::granted::{Granted, HostPattern, Proxied};
 use crate::client::locate::Carrier;
 use crate::client::stream::Way;
 use crate::clock::Clock;
-use crate::environment::before::RECORD;
 use crate::error::{Failure, Kind, printable};
-use crate::http::proxy::ProxyConnector;
 use crate::http::server::failure_from_problem;
-use crate::paths::read_regular;
 use crate::sys;
+use crate::wiring::Wiring;
+use crate::wiring::command::Command;
 use crate::wiring::files::Files;
-use crate::wiring::proxies::{beyond, proxies};
-use crate::wiring::{Wiring, index, keyring_providers, path_with, trust};
+use crate::wiring::index;
+use crate::wiring::proxies::{self, Ports, own_ways};
 
 /// What is to be run.
 #[derive(Debug)]
@@ -74,27 +79,71 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
         let place = place.path().display();
         (order.say)(&format!("{place} is not in memory: what a killed run leaves there stays"));
     }
-    let authority = Authority::new(&proxied.hosts, Clock::system())?;
-    let (listener, port) = listen(order)?;
-    let files = Files::read(&client.environment, |path| read_regular(path, LARGEST_FILE).ok());
-    let wiring = wire(client, order, &place, &files, port, &proxied, &authority, credential)?;
-    for note in &wiring.notes {
+    let mut hosts = proxied.hosts;
+    if order.index.is_some() {
+        hosts.push(HostPattern::Exact { host: index::HOST.to_owned(), port: 443 });
+    }
+    let authority = Authority::new(&hosts, Clock::system())?;
+    let command = words_of(order);
+    let files = Files::read(&client.environment, &command, &wire::working_directory(), wire::text);
+    let mut ways = own_ways(&client.environment, &files);
+    // A file in the working directory is not worth a refusal of what is another tool's run.
+    ways.retain(|tool, way| {
+        !way.of_file || command.runs(tool.program()) || beyond::address(&way.named, &way.proxy).is_ok()
+    });
+    for way in ways.values() {
+        beyond::address(&way.named, &way.proxy)?;
+    }
+    let (listener, general) = listen(order)?;
+    let (environment, notes) = beyond::checked(&client.environment, general)?;
+    let mut ports = Ports { general, own: BTreeMap::new() };
+    let mut listeners = vec![listener];
+    for tool in ways.keys() {
+        let (listener, port) = ready(TcpListener::bind(ANY_PORT)).map_err(|error| no_port(0, error))?;
+        ports.own.insert(*tool, port);
+        listeners.push(listener);
+    }
+    let wire = Wire {
+        environment: &client.environment,
+        command: &command,
+        files: &files,
+        ports: &ports,
+        hosts: &hosts,
+        place: &place,
+        authority: &authority,
+        index: order.index.as_deref(),
+        credential,
+    };
+    let wiring = wire.wiring()?;
+    for note in notes.iter().chain(&wiring.notes) {
         (order.say)(note);
     }
+    let bundle = wiring.value("CURL_CA_BUNDLE").map(Path::new);
     let idle = matches!(way, Way::Unix { own: true, .. }).then_some(client.config.idle);
-    let beyond = ProxyConnector::new(&beyond(&client.environment, &files));
+    let connector = beyond::connector(&environment, general, bundle)?;
     let courier = Courier::new(way.clone(), whose, order.say);
-    let forwarder = Forwarder::new(port, proxied.hosts, authority, courier, beyond);
-    let outcome = watch(order, &wiring, listener, forwarder, way, idle);
+    let mut forwarders = vec![Forwarder::new(general, hosts, authority, courier, connector)];
+    for (tool, way) in &ways {
+        let environment = proxies::beyond(&environment, way);
+        let (environment, _) = beyond::checked(&environment, general)?;
+        let connector = beyond::connector(&environment, general, bundle)?;
+        forwarders.push(forwarders[0].beside(ports.of(*tool), connector));
+    }
+    let served = forwarders.into_iter().zip(listeners).collect();
+    let outcome = watch(order, &wiring, served, way, idle);
     outcome.map_err(|error| Failure::new(Kind::Local, "cannot run a command").with_cause(error))
+}
+
+fn words_of(order: &Order) -> Command {
+    let words = [&order.program].into_iter().chain(&order.arguments);
+    Command::new(words.map(|word| word.to_string_lossy().into_owned()))
 }
 
 /// Starts the command and serves it until it ends.
 fn watch(
     order: &Order,
     wiring: &Wiring,
-    listener: TcpListener,
-    forwarder: Forwarder,
+    served: Vec<(Forwarder, TcpListener)>,
     way: Way,
     idle: Option<Duration>,
 ) -> io::Result<Result<ExitCode, ChildFault>> {
@@ -108,9 +157,10 @@ fn watch(
         .build()?;
     let outcome = runtime.block_on(async {
         let signals = signals.listen()?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
         let mut background = tokio::task::JoinSet::new();
-        background.spawn(forwarder.run(listener));
+        for (forwarder, listener) in served {
+            background.spawn(forwarder.run(tokio::net::TcpListener::from_std(listener)?));
+        }
         if let Some(idle) = idle {
             background.spawn(keep_awake(way, idle));
         }
@@ -205,80 +255,32 @@ fn nothing_granted(way: &Way, remedy: Option<&str>) -> Failure {
     Failure::new(Kind::Refused, text).with_hint(remedy.map_or_else(|| usual.to_owned(), printable))
 }
 
-/// Takes the usual port, which cache mounts remember, or another one where that is taken.
+/// Takes a port: the one that was asked for; in a step of a build, where everything ends with the step, the usual one;
+/// elsewhere any. Whoever listens there after the run is asked by what outlives it, so that nobody should know beforehand.
 fn listen(order: &Order) -> Result<(TcpListener, u16), Failure> {
-    let wanted = order.port.unwrap_or(PORT);
+    let in_build = || !find::mounted(Path::new(find::MOUNTS)).is_empty();
+    let wanted = order.port.or_else(|| in_build().then_some(PORT)).unwrap_or(0);
     let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).or_else(|error| {
         if order.port.is_some() || error.kind() != io::ErrorKind::AddrInUse {
             return Err(error);
         }
-        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        (order.say)(&format!(
-            "port {wanted} is taken, so this run has port {}: what is cached by address is not found again",
-            other.local_addr()?.port()
-        ));
-        Ok(other)
+        TcpListener::bind(ANY_PORT)
     });
-    let listener = bound.and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        let port = listener.local_addr()?.port();
-        Ok((listener, port))
-    });
-    listener.map_err(|error| {
-        Failure::new(Kind::Local, format!("cannot listen on port {wanted} of 127.0.0.1"))
-            .with_cause(error)
-            .with_hint("name another one with --port")
-    })
+    ready(bound).map_err(|error| no_port(wanted, error))
 }
 
-#[expect(clippy::too_many_arguments, reason = "this is where everything comes together, once")]
-fn wire(
-    client: &Client,
-    order: &Order,
-    place: &Place,
-    files: &Files,
-    port: u16,
-    proxied: &Proxied,
-    authority: &Authority,
-    credential: bool,
-) -> Result<Wiring, Failure> {
-    let environment = &client.environment;
-    let wanted = trust::bundles(environment, files);
-    let mut wiring = proxies(environment, files, port, &proxied.hosts).and(bundle::write(
-        place.path(),
-        authority.pem(),
-        &wanted,
-        environment,
-    )?);
-    if credential {
-        wiring = wiring.and(keyring_providers(environment));
-        wiring.set("PATH", path_with(environment, &place.link_keyring()?));
-    }
-    if let Some(path) = &order.index {
-        let url = format!("http://127.0.0.1:{port}{path}");
-        wiring = wiring.and(index::index(&url, &place.empty()?));
-        wiring.notes.extend(index_warnings(order));
-    }
-    let wiring = wiring.recorded(environment);
-    if let Some(record) = wiring.value(RECORD) {
-        place.keep(record)?;
-    }
-    Ok(wiring)
+fn ready(bound: io::Result<TcpListener>) -> io::Result<(TcpListener, u16)> {
+    let listener = bound?;
+    listener.set_nonblocking(true)?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, port))
 }
 
-/// Index lines in the requirements files that a command names: pip heeds them whatever the environment says.
-fn index_warnings(order: &Order) -> Vec<String> {
-    let words: Vec<String> = order.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let mut warnings = Vec::new();
-    for file in index::requirements_files(&words) {
-        let Ok(text) = read_regular(Path::new(&file), LARGEST_FILE) else { continue };
-        for (line, option) in index::index_lines(&text) {
-            warnings.push(format!(
-                "warning: {file}:{line}: `{option}` leads past the merged index; remove that line"
-            ));
-        }
-    }
-    warnings
+fn no_port(wanted: u16, error: io::Error) -> Failure {
+    let port = if wanted == 0 { "a port".to_owned() } else { format!("port {wanted}") };
+    Failure::new(Kind::Local, format!("cannot listen on {port} of 127.0.0.1"))
+        .with_cause(error)
+        .with_hint("name another one with --port")
 }
 
 /// A daemon that started by itself ends when nobody has asked it anything for a while; a shell may be open for longer.
@@ -291,9 +293,10 @@ async fn keep_awake(way: Way, idle: Duration) {
     }
 }
 
-/// Where the forwarder listens: a port that no known service has, below those that systems give out by themselves.
+/// Where the forwarder listens in a build: a port that no known service has, below those that systems give out by
+/// themselves.
 pub const PORT: u16 = 18417;
+const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The index that is there only where the configuration says what it merges.
 const MERGED: &str = "/simple/";
-const LARGEST_FILE: u64 = 1 << 20;

@@ -10,6 +10,7 @@ pub mod patient;
 pub mod pinned;
 pub mod pool;
 pub mod proxy;
+pub mod reached;
 pub mod resolve;
 pub mod server;
 pub mod stream;

@@ -4,12 +4,18 @@
 //! then what it named is kept as the base (a bundle of certificates), or goes on to be used behind us (a proxy).
 //! No value in here is or holds a secret.
 
+pub mod command;
 pub mod files;
 pub mod index;
 pub mod keyring;
 pub mod pip;
 pub mod proxies;
+pub mod rc;
+pub mod requirements;
+pub mod sources;
 pub mod trust;
+pub mod uv;
+pub mod warnings;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -52,6 +58,12 @@ impl Wiring {
         let record = environment.record(unset.chain(set));
         self.set(RECORD, record);
         self
+    }
+
+    /// Takes out what is set, if it is.
+    pub fn take(&mut self, name: &str) -> Option<OsString> {
+        let at = self.set.iter().rposition(|(own, _)| *own == name)?;
+        Some(self.set.remove(at).1)
     }
 
     /// The value that a variable is set to, if it is.

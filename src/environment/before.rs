@@ -146,7 +146,21 @@ fn run_directory(bundle: &Path) -> Option<&Path> {
     number.parse::<u8>().ok()?;
     let directory = bundle.parent()?;
     let is_run = directory.file_name()?.to_str()?.starts_with("valetkey-");
-    (is_run && PLACES.map(Path::new).contains(&directory.parent()?)).then_some(directory)
+    (is_run && is_place(directory.parent()?)).then_some(directory)
+}
+
+/// Whether the directories of runs lie there: a place that every system has, a user's runtime directory, or what a user has
+/// for all of his runs in a place that is everybody's.
+fn is_place(path: &Path) -> bool {
+    let is_fixed = |path: &Path| PLACES.map(Path::new).contains(&path);
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+    match path.parent() {
+        _ if is_fixed(path) => true,
+        Some(above) if name.starts_with("valetkey-of-") => is_fixed(above),
+        Some(above) => is_number && above == Path::new("/run/user"),
+        None => false,
+    }
 }
 
 /// Without a record: what leads to a run that is over is of use to nobody.

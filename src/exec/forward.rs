@@ -34,6 +34,7 @@ use crate::client::stream::Stream;
 use crate::error::{Failure, Fault};
 use crate::http::headers::OWN;
 use crate::http::proxy::ProxyConnector;
+use crate::http::reached::Reached;
 use crate::http::unfinished::{Breakable, Unfinished};
 use crate::sys::loopback_peer::is_out_of_descriptors;
 
@@ -43,14 +44,14 @@ pub struct Forwarder(Arc<Shared>);
 struct Shared {
     port: u16,
     hosts: Vec<HostPattern>,
-    authority: Authority,
+    authority: Arc<Authority>,
     courier: Arc<Courier>,
     beyond: ProxyConnector,
     reach: Reach,
     /// Who somebody is takes a thread's time, and anybody can have it asked.
-    looks: Semaphore,
+    looks: Arc<Semaphore>,
     /// Whoever is not served waits for nobody, and nobody for him.
-    strangers: Semaphore,
+    strangers: Arc<Semaphore>,
 }
 
 /// What a connection becomes when its `CONNECT` has been answered.
@@ -58,7 +59,7 @@ enum Next {
     /// TLS of ours, for that host.
     Intercept(OnUpgrade, Destination),
     /// Somebody else's.
-    Tunnel(OnUpgrade, TcpStream),
+    Tunnel(OnUpgrade, Reached),
 }
 
 type Slot = Arc<Mutex<Option<Next>>>;
@@ -72,9 +73,32 @@ impl Forwarder {
         courier: Courier,
         beyond: ProxyConnector,
     ) -> Self {
-        let (looks, strangers) = (Semaphore::new(MOST_LOOKS), Semaphore::new(MOST_STRANGERS));
-        let (courier, reach) = (Arc::new(courier), Reach::default());
-        Self(Arc::new(Shared { port, hosts, authority, courier, beyond, reach, looks, strangers }))
+        Self(Arc::new(Shared {
+            port,
+            hosts,
+            authority: Arc::new(authority),
+            courier: Arc::new(courier),
+            beyond,
+            reach: Reach::default(),
+            looks: Arc::new(Semaphore::new(MOST_LOOKS)),
+            strangers: Arc::new(Semaphore::new(MOST_STRANGERS)),
+        }))
+    }
+
+    /// The same on another port, with another way to the rest of the world.
+    #[must_use]
+    pub fn beside(&self, port: u16, beyond: ProxyConnector) -> Self {
+        let own = &self.0;
+        Self(Arc::new(Shared {
+            port,
+            hosts: own.hosts.clone(),
+            authority: Arc::clone(&own.authority),
+            courier: Arc::clone(&own.courier),
+            beyond,
+            reach: Reach::default(),
+            looks: Arc::clone(&own.looks),
+            strangers: Arc::clone(&own.strangers),
+        }))
     }
 
     /// Serves what comes to this listener, on that port of 127.0.0.1, until it is dropped, which ends every connection.
@@ -292,7 +316,7 @@ fn strange(headers: &HeaderMap, own: &str) -> Option<&'static str> {
 }
 
 /// A path with the port of its host written plainly. pip escapes the colon in the links of an index.
-fn plain_host(target: String) -> String {
+pub(super) fn plain_host(target: String) -> String {
     if target.starts_with("/merged/")
         && let Some((hosts, name)) = target.rsplit_once("/simple/")
     {
@@ -332,7 +356,7 @@ fn host_agrees(headers: &HeaderMap, to: &Destination) -> bool {
 }
 
 /// What the daemon serves to a proxy grant.
-const PREFIXES: [&str; 4] = ["/simple/", "/merged/", "/index/", "/registry/"];
+pub(super) const PREFIXES: [&str; 4] = ["/simple/", "/merged/", "/index/", "/registry/"];
 /// An installer that builds between two requests keeps its connection for that long.
 const HEADER_TIME: Duration = Duration::from_secs(75);
 const UPGRADE_TIME: Duration = Duration::from_secs(10);

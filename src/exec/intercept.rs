@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::alert::Alerting;
 use super::caller::Caller;
-use super::forward::{Answering, serve_http};
+use super::forward::{Answering, PREFIXES, plain_host, serve_http};
 use super::tunnel::Destination;
 use super::watch::{Watch, Watched};
 use crate::client::stream::{Stream, Way};
@@ -37,6 +37,7 @@ use crate::error::{Failure, Kind, printable};
 use crate::http::headers::{MARK, PROBLEM, WHOSE};
 use crate::http::server::failure_from_problem;
 use crate::http::unfinished::{Owing, Unfinished};
+use crate::wiring::index;
 
 pub(super) type Reply = Response<UnsyncBoxBody<Bytes, BoxError>>;
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -294,6 +295,12 @@ fn target(request: &Request<Incoming>, to: &Destination) -> Result<String, (Stat
             StatusCode::MISDIRECTED_REQUEST,
             "the Host header names another host than the connection",
         ));
+    }
+    if to.host == index::HOST {
+        let is_served = PREFIXES.iter().any(|prefix| path.starts_with(prefix));
+        let refusal =
+            (StatusCode::NOT_FOUND, "valetkey serves /simple/, /merged/, /index/ and /registry/ here");
+        return is_served.then(|| plain_host(path.to_owned())).ok_or(refusal);
     }
     Ok(format!("/registry/{}{path}", shown(to)))
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access, statfs};
 use tempfile::TempDir;
 
+use super::ground;
 use crate::environment::{Environment, before};
 use crate::error::{Failure, Kind};
 use crate::paths::{is_own_path, open_regular};
@@ -34,13 +35,10 @@ impl Place {
     /// # Errors
     /// When no directory for temporary files takes it.
     pub fn new(environment: &Environment, shared: bool) -> Result<Self, Failure> {
-        let runtime = environment.path("XDG_RUNTIME_DIR").filter(|path| path.is_absolute());
-        let fixed = ["/run", "/tmp"].map(PathBuf::from);
-        let candidates: Vec<PathBuf> =
-            [PathBuf::from("/dev/shm")].into_iter().chain(runtime).chain(fixed).collect();
+        let candidates = ground::candidates(environment);
         let volatile = candidates.iter().filter(|path| is_in_memory(path) && (!shared || is_open(path)));
         for directory in volatile {
-            if let Ok(top) = make(directory, shared) {
+            if let Ok(top) = ground::within(directory).and_then(|directory| make(&directory, shared)) {
                 return Ok(Self { _lock: hold(top.path()), top, in_memory: true });
             }
         }

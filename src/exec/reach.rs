@@ -12,11 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::Uri;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::tunnel::{self, Destination, TunnelFault};
 use crate::http::proxy::ProxyConnector;
+use crate::http::reached::Reached;
 use crate::http::resolve::look_up;
 use crate::paths::read_regular;
 
@@ -46,7 +46,7 @@ impl Reach {
     ///
     /// # Errors
     /// When there is none: at once where that is known.
-    pub async fn open(&self, connector: &ProxyConnector, to: &Destination) -> Result<TcpStream, TunnelFault> {
+    pub async fn open(&self, connector: &ProxyConnector, to: &Destination) -> Result<Reached, TunnelFault> {
         let hop = Hop::to(connector, to);
         let by = |problem: String| match &hop.proxy {
             Some(proxy) => format!("the proxy {proxy}: {problem}"),
@@ -106,7 +106,8 @@ impl Hop {
         let uri: Option<Uri> = format!("https://{to}/").parse().ok();
         let proxy = uri.and_then(|uri| connector.proxy_for(&uri));
         let address = proxy.as_ref().and_then(|proxy| {
-            let (host, port) = proxy.rsplit_once(':')?;
+            let address = proxy.split_once("://").map_or(proxy.as_str(), |(_, address)| address);
+            let (host, port) = address.rsplit_once(':')?;
             port.parse::<u16>().ok().map(|_| host.trim_matches(['[', ']']).to_owned())
         });
         Self { host: address.unwrap_or_else(|| to.host.clone()), proxy }

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::error::{Fault, Kind};
 use crate::http::proxy::ProxyConnector;
+use crate::http::reached::Reached;
 
 /// The host and port of a `CONNECT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +70,8 @@ pub enum TunnelFault {
     /// Nothing came in time.
     #[error("{to} did not answer within {} s", CONNECT.as_secs())]
     Deadline { to: Destination },
-    /// A proxy that would have to be spoken to in another way than plain HTTP.
-    #[error("the proxy for {to} is named with a scheme that is not http")]
+    /// A proxy behind TLS, where nobody has said which certificates it may show.
+    #[error("the proxy for {to} cannot be spoken to")]
     Proxy { to: Destination },
 }
 
@@ -105,7 +106,7 @@ fn by(proxy: Option<&str>) -> String {
 ///
 /// # Errors
 /// When there is none in time.
-pub async fn open(connector: &ProxyConnector, to: &Destination) -> Result<TcpStream, TunnelFault> {
+pub async fn open(connector: &ProxyConnector, to: &Destination) -> Result<Reached, TunnelFault> {
     let connect = |problem: String| TunnelFault::Connect { to: to.clone(), problem };
     let uri: Uri = format!("https://{to}/").parse().map_err(|_| connect("it is no address".to_owned()))?;
     if !connector.can_reach(&uri) {
@@ -113,9 +114,7 @@ pub async fn open(connector: &ProxyConnector, to: &Destination) -> Result<TcpStr
     }
     let opened = timeout(CONNECT, connector.clone().call(uri)).await;
     let opened = opened.map_err(|_| TunnelFault::Deadline { to: to.clone() })?;
-    let stream = opened.map_err(|error| connect(innermost(error.as_ref())))?.into_inner();
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
+    opened.map(TokioIo::into_inner).map_err(|error| connect(innermost(error.as_ref())))
 }
 
 /// Moves bytes both ways until both sides have ended.

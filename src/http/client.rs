@@ -27,6 +27,7 @@ use tower_service::Service;
 use super::body::Body;
 use super::pool::{Connection, Pool};
 use super::proxy::ProxyConnector;
+use super::reached::Reached;
 use super::resolve::{Connector, Resolver};
 use super::trust::{Trust, TrustFault};
 use super::wide::{Ahead, Crowd, Filled, WideConnector};
@@ -216,6 +217,7 @@ impl HttpClient {
         let host = host_of(request.uri());
         let opening = async move {
             let stream = opening.await.map_err(|error| unconnected(&host, &error))?;
+            let stream = TokioIo::new(Reached::Plain(stream.into_inner()));
             Ok(Wire::Http(Ahead::new(stream, &crowd)))
         };
         self.send(opening, request, until).await

@@ -34,14 +34,25 @@ pub fn bundles(environment: &Environment, files: &Files) -> Vec<Trust> {
     let mut found = Vec::new();
     for (variable, others) in ALWAYS {
         let own = environment.path(variable);
-        let own = own.or_else(|| files.pip.bundle.clone().filter(|_| *variable == "PIP_CERT"));
+        let own = own.or_else(|| match *variable {
+            "PIP_CERT" => files.pip.bundle.clone(),
+            "CARGO_HTTP_CAINFO" => files.cargo.bundle.clone(),
+            _ => None,
+        });
         let named = own.or_else(|| others.iter().find_map(|other| environment.path(other)));
         found.push(Trust { variable, base: named.map_or(Base::System, Base::Named) });
     }
+    let wget = files.wget.bundle.clone().map_or(Base::System, Base::Named);
+    found.push(Trust { variable: WGET, base: wget });
+    found.push(Trust { variable: APT, base: Base::System });
     let extra = environment.path(NODE).map_or(Base::Nothing, Base::Named);
     found.push(Trust { variable: NODE, base: extra });
     for variable in WHERE_SET {
-        let file = files.npm.bundle.clone().filter(|_| variable == NPM);
+        let file = match variable {
+            NPM => files.npm.bundle.clone(),
+            YARN => files.yarn.bundle.clone(),
+            _ => None,
+        };
         if let Some(path) = environment.path(variable).or(file) {
             found.push(Trust { variable, base: Base::Named(path) });
         }
@@ -62,7 +73,11 @@ const ALWAYS: &[(&str, &[&str])] = &[
 /// Adds to what Node trusts.
 const NODE: &str = "NODE_EXTRA_CA_CERTS";
 /// These win over the ones above where they are set, and change too much where they are not.
-const WHERE_SET: [&str; 3] = ["NIX_SSL_CERT_FILE", "NPM_CONFIG_CAFILE", NPM];
+const WHERE_SET: [&str; 4] = ["NIX_SSL_CERT_FILE", "NPM_CONFIG_CAFILE", NPM, YARN];
+const YARN: &str = "YARN_HTTPS_CA_FILE_PATH";
+/// No variables, but what stands in the files that these two are given.
+pub const WGET: &str = "wget's ca_certificate";
+pub const APT: &str = "apt's CaInfo";
 const NPM: &str = "npm_config_cafile";
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::registry_daemon::RegistryDaemon;
 
 /// `valetkey exec FLAGS -- PROGRAM`, in an environment that trusts what the sandbox's authority signs and says so in one
 /// variable only, where a person would.
-fn exec<'a>(
+pub(super) fn exec<'a>(
     sandbox: &Sandbox,
     daemon: &RegistryDaemon,
     flags: impl IntoIterator<Item = &'a str>,

@@ -24,6 +24,7 @@ mod confusion;
 mod doctor;
 mod exec;
 mod exec_broken;
+mod exec_index;
 mod index_url;
 mod pages;
 mod pip;

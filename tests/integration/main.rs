@@ -32,6 +32,7 @@ mod exec;
 mod exec_broken;
 mod exec_callers;
 mod exec_terminal;
+mod exec_ways;
 mod exec_words;
 mod existence;
 mod google_login;
