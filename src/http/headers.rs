@@ -10,6 +10,9 @@ pub const STARTED_BY: &str = "valetkey-started-by";
 /// Whose token a request is made with, where that is not for the daemon to decide: JSON, from its owner alone.
 pub const WHOSE: &str = "valetkey-whose";
 
+/// The query of `POST /v1/stop` by whoever starts a newer daemon in this one's place: sockets of builds are to go on.
+pub const SUCCESSOR: &str = "successor";
+
 pub const JSON: &str = "application/json";
 /// RFC 9457.
 pub const PROBLEM: &str = "application/problem+json";

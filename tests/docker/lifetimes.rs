@@ -154,7 +154,7 @@ fn in_the_middle<'a>(
     // Without a strong validator nothing may be resumed.
     let validator = Fault::Headers(vec![("etag", "\"the-only-one\"")]);
     google.registry_fault_always("/artifacts-downloads/", validator);
-    scene.sandbox.stop();
+    scene.sandbox.make_room();
     let daemon = scene.serve();
     std::thread::scope(|scope| {
         let build = scope.spawn(build);
