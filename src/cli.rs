@@ -162,6 +162,10 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         Err(error) => {
             // Help and version come this way too; clap knows which stream and which code.
             let _ = error.print();
+            let is_docker_args = arguments.get(1..3).is_some_and(|words| words == ["docker", "args"]);
+            if is_docker_args && error.use_stderr() {
+                docker::refuse_for_docker("its own arguments are wrong");
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

@@ -61,6 +61,10 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
     sys::refuse_dumps();
     let (way, whose) = find(client)?;
     let granted = ask(&way)?;
+    let outdated = granted.outdated().filter(|_| !matches!(way, Way::Unix { own: true, .. }));
+    if let Some(outdated) = outdated {
+        (order.say)(&outdated);
+    }
     let credential = granted.credential.is_some();
     let proxied = proxied(granted, &way, order)?;
     let place = Place::new(&client.environment)?;
