@@ -168,6 +168,9 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             // Help and version come this way too; clap knows which stream and which code.
             if error.use_stderr() {
                 terminal::say(&without_secrets(&error));
+                if arguments.get(1..3).is_some_and(|words| words == ["docker", "args"]) {
+                    docker::refuse_for_docker("its own arguments are wrong");
+                }
             } else {
                 let _ = error.print();
             }

@@ -129,7 +129,7 @@ impl Client {
     pub fn start_daemon(&self, named: Option<&NamedSource>, until: Instant) -> Result<(), Failure> {
         let path = self.paths.socket();
         check_private(&self.paths.runtime)?;
-        match request::call_own(&path, "GET", "/health/live", until) {
+        match request::call_own(&path, "GET", "/health/live", until.min(Instant::now() + PULSE)) {
             Ok(_) => Ok(()),
             Err(Silence::Unreachable(_))
                 if self.config.auto_start
@@ -138,10 +138,14 @@ impl Client {
             {
                 autostart::start(&self.paths, &self.environment, until)
             }
-            Err(silence) => {
+            Err(silence @ Silence::Unreachable(_)) => {
+                if let Some(closed) = locate::closed(&self.environment) {
+                    return Err(closed);
+                }
                 let hint = "run `valetkey serve`; in a build or a container, mount a socket";
                 Err(silence.at(&path, "your own daemon").with_hint(hint))
             }
+            Err(silence) => Err(silence.at(&path, "your own daemon")),
         }
     }
 
@@ -170,7 +174,7 @@ impl Client {
             Ok(true) => match request::ask_own(path, &ask, until) {
                 Ok(reply) => return self.read_owned(&reply),
                 Err(Silence::Unreachable(_)) => None,
-                Err(Silence::Silent(_)) => return self.answer_here(ask, None, until),
+                Err(Silence::Silent(_) | Silence::Stuck { .. }) => return self.answer_here(ask, None, until),
                 Err(Silence::Foreign(uid)) => Some(
                     Failure::new(Kind::Local, format!("{} is served by {}", path.display(), shown(uid)))
                         .with_hint("end that process, or remove the socket"),
@@ -247,3 +251,5 @@ fn read(reply: &Reply) -> Result<Credential, Failure> {
 
 /// Longer than all agents of a build together are given.
 const UNHURRIED: Duration = Duration::from_secs(60);
+/// A daemon that lives answers this at once; a machine may be busy.
+const PULSE: Duration = Duration::from_secs(10);

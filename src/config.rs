@@ -85,6 +85,8 @@ impl Config {
         let machine = Some((PathBuf::from(MACHINE), Keeper::Machine));
         let mut config = Self::default();
         let mut listed = Vec::new();
+        // Where `[build]` is to be written that nobody has written yet.
+        config.build.place = user.as_ref().map(|path| path.display().to_string());
         for (path, keeper) in [machine, user.map(|path| (path, Keeper::User))].into_iter().flatten() {
             if let Some(text) = read(&path, keeper)? {
                 config.overlay(parse::<File>(&path, &text)?.placed(&path, &text));
@@ -117,7 +119,7 @@ impl Config {
         // The user's own rules come before those of the machine.
         self.accounts.splice(0..0, file.account);
         if let Some(build) = file.build {
-            self.build = build;
+            self.build = build.into_inner();
         }
         self.listeners.extend(file.listener.into_iter().map(Spanned::into_inner));
         // As a whole: an order that two files make together is one that nobody has written.
@@ -163,15 +165,19 @@ struct File {
     vault: Option<VaultChoice>,
     oauth: Option<OauthClient>,
     account: Vec<AccountRule>,
-    build: Option<Terms>,
+    build: Option<Spanned<Terms>>,
     listener: Vec<Spanned<ExtraListener>>,
     index: Option<Index>,
     daemon: Daemon,
 }
 
 impl File {
-    /// With the line of each listener, for refusals at it.
+    /// With the line of `[build]` and of each listener, for refusals at it.
     fn placed(mut self, path: &Path, text: &str) -> Self {
+        if let Some(build) = &mut self.build {
+            let line = line_at(text, build.span().start);
+            build.get_mut().place = Some(format!("{}:{line}", path.display()));
+        }
         for listener in &mut self.listener {
             let line = line_at(text, listener.span().start);
             listener.get_mut().place = Some(format!("{}:{line}", path.display()));
@@ -207,12 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_knows_its_line() {
-        let text = "log = \"info\"\n\n[[listener]]\nunix = \"/a\"\n\n[[listener]]\n# b\nagent = \"/b\"\n";
+    fn a_listener_and_the_terms_of_builds_know_their_line() {
+        let text = "log = \"info\"\n\n[[listener]]\nunix = \"/a\"\n\n[[listener]]\n# b\nagent = \"/b\"\n\n\
+                    [build]\naccess = \"read\"\n";
         let mut config = Config::default();
         config.overlay(parse::<File>(Path::new("/c.toml"), text).unwrap().placed(Path::new("/c.toml"), text));
         let places: Vec<_> = config.listeners.iter().filter_map(|it| it.place.as_deref()).collect();
         assert_eq!(places, ["/c.toml:3", "/c.toml:6"]);
+        assert_eq!(config.build.place.as_deref(), Some("/c.toml:10"));
     }
 
     #[test]

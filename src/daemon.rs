@@ -5,11 +5,15 @@
 //! hand it anything.
 
 pub mod audit;
+mod connections;
+mod current;
+mod form;
 mod indexing;
 pub mod instance;
 pub mod lifecycle;
 pub mod listener;
 pub mod metrics;
+pub mod open;
 pub mod opening;
 mod passing;
 pub mod peer;
@@ -17,13 +21,14 @@ pub mod post;
 pub mod route;
 pub mod subordinate;
 pub mod terms;
+pub mod usage;
 
+pub use current::{Lasting, Loaded};
 pub use lifecycle::run;
+pub use open::{Bound, Socket, SocketFile, cannot_listen};
 
 use std::collections::HashMap;
-use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -36,20 +41,16 @@ use crate::broker::Broker;
 use crate::broker::cache::Upstream;
 use crate::broker::choice::Sources;
 use crate::carrier::agent::{Budget, Limits};
-use crate::carrier::unix::{bind, inode};
 use crate::clock::Clock;
-use crate::config::index::Index;
-use crate::config::listeners::{ExtraListener, Terms as Written};
-use crate::config::policy::Policy;
+use crate::config::listeners::ExtraListener;
 use crate::daemon::audit::Log;
-use crate::daemon::opening::Opening;
+use crate::daemon::current::Current;
 use crate::daemon::post::{Carrier, Post, Purpose};
 use crate::daemon::terms::Terms;
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::google::credential_file::Stamp;
-use crate::grant::Origin;
+use crate::proxy::Proxy;
 use crate::proxy::index::merge::{Known, Merged};
-use crate::proxy::{Proxy, TokenFuture, Wanted};
 
 /// Who started the daemon: decides whether it ends by itself, and whether a newer helper may replace it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,73 +69,6 @@ impl StartedBy {
             Self::Systemd => "systemd",
         }
     }
-}
-
-/// What accepts connections, and in which way it speaks.
-#[derive(Debug)]
-pub enum Socket {
-    /// HTTP.
-    Unix(UnixListener),
-    /// The SSH agent's protocol.
-    Agent(UnixListener),
-    /// HTTP, from processes of this machine.
-    Tcp(TcpListener),
-}
-
-/// A socket that is bound, and what it gives.
-#[derive(Debug)]
-pub struct Bound {
-    pub socket: Socket,
-    pub post: Arc<Post>,
-    /// The file, where it is ours: to be removed at the end, and the end when somebody else removes it.
-    pub own: Option<SocketFile>,
-}
-
-/// A socket file of ours, as it was when it was bound.
-#[derive(Debug, Clone)]
-pub struct SocketFile {
-    path: PathBuf,
-    inode: Option<(u64, u64)>,
-}
-
-impl SocketFile {
-    #[must_use]
-    pub fn new(path: PathBuf) -> Self {
-        let inode = inode(&path);
-        Self { path, inode }
-    }
-
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether the path still leads to us.
-    #[must_use]
-    pub fn is_there(&self) -> bool {
-        self.inode.is_some() && inode(&self.path) == self.inode
-    }
-
-    /// Removes the file, unless the path leads to somebody else's by now.
-    pub fn remove(&self) {
-        if self.is_there() {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// What the configuration makes, and makes anew when it is read again.
-#[derive(Debug)]
-pub struct Loaded {
-    pub broker: Broker<Sources>,
-    /// Where files may be sent on to, beside Cloud Storage.
-    pub redirect_hosts: Vec<String>,
-    /// On which terms builds and containers are served.
-    pub build: Written,
-    pub extra: Vec<ExtraListener>,
-    /// The merged Python index.
-    pub index: Option<Index>,
-    pub policy: Policy,
 }
 
 /// How the configuration is read.
@@ -160,8 +94,12 @@ pub struct Daemon {
     /// The Python repositories that are there, for each identity by itself: what one may read, a registry may hide from
     /// another by the same answer that says that a name is free.
     known: Mutex<HashMap<Identity, Arc<Known>>>,
-    posts: Mutex<Vec<Arc<Post>>>,
+    listeners: Mutex<Vec<Served>>,
     own_file: OnceLock<SocketFile>,
+    /// Held by whoever opens and closes listeners.
+    changing: Mutex<()>,
+    /// What counted at the start.
+    lasting: Lasting,
     /// What the streams of all agent listeners share.
     pub streams: Arc<Budget>,
     /// Where sockets that builds ask for are opened; nowhere where an init system opens ours.
@@ -171,70 +109,31 @@ pub struct Daemon {
     to_serve: Mutex<Option<mpsc::UnboundedReceiver<Bound>>>,
 }
 
+/// A listener that is open.
+struct Served {
+    post: Arc<Post>,
+    own: Option<SocketFile>,
+}
+
 /// What decides, and the state of the files that say which account that is.
 type Identity = (Option<NamedSource>, Vec<Option<Stamp>>);
-
-/// What requests are answered with, from one reading of the configuration to the next.
-struct Current {
-    broker: Arc<Broker<Sources>>,
-    proxy: Proxy,
-    merged: Option<Arc<Merged>>,
-    build: Written,
-    extra: Vec<ExtraListener>,
-    policy: Policy,
-}
-
-impl TryFrom<Loaded> for Current {
-    type Error = Failure;
-
-    fn try_from(loaded: Loaded) -> Result<Self, Failure> {
-        let broker = Arc::new(loaded.broker);
-        let (http, hosts) = (broker.cache().upstream().world.http.clone(), broker.hosts().clone());
-        let asked = Arc::clone(&broker);
-        let tokens = Arc::new(move |wanted: Wanted| -> TokenFuture {
-            let broker = Arc::clone(&asked);
-            Box::pin(async move {
-                broker.token(&wanted.whose, &wanted.registry, wanted.access, wanted.refused).await
-            })
-        });
-        let merged = loaded.index.map(|index| indexing::merged(&index, &hosts)).transpose()?.map(Arc::new);
-        Ok(Self {
-            broker,
-            proxy: Proxy::new(http, hosts, tokens, loaded.redirect_hosts),
-            merged,
-            build: loaded.build,
-            extra: loaded.extra,
-            policy: loaded.policy,
-        })
-    }
-}
-
-impl Current {
-    /// The terms of a listener, as the configuration has them now.
-    fn terms(&self, purpose: &Purpose) -> Result<Terms, Failure> {
-        let (written, origin) = match purpose {
-            Purpose::Owner => return Ok(Terms::owner()),
-            Purpose::Build => (self.build.clone(), Origin::Build),
-            Purpose::Extra(address) => {
-                let listed = self.extra.iter().find(|extra| extra.address == *address).cloned();
-                let (terms, place) = listed.map(|extra| (extra.terms, extra.place)).unwrap_or_default();
-                (terms, Origin::Listener(place))
-            }
-            Purpose::Opened(opening) => (opening.written(), Origin::Command),
-        };
-        let mut terms = Terms::new(&written, &self.policy, self.broker.hosts(), origin)?;
-        if let (Purpose::Opened(opening), Some(proxy)) = (purpose, &mut terms.grant.proxy) {
-            proxy.whose = opening.wanted.whose.clone();
-        }
-        Ok(terms)
-    }
-}
 
 /// Serving, or on the way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Serving,
     Draining,
+    /// Draining, and whatever was opened for builds stays closed at the next start.
+    Forgetting,
+}
+
+/// What came of reading the configuration again.
+#[derive(Debug, Default)]
+pub struct Reloaded {
+    /// The listeners that could not be opened; all else counts.
+    pub closed: Vec<Failure>,
+    /// The keys whose new values count from the next start on.
+    pub next_start: Vec<&'static str>,
 }
 
 impl std::fmt::Debug for Daemon {
@@ -257,8 +156,10 @@ impl Daemon {
     ) -> Result<Self, Failure> {
         let clock = Clock::system();
         let (opened, to_serve) = mpsc::unbounded_channel();
+        let current: Current = reload()?.try_into()?;
+        let lasting = current.lasting;
         Ok(Self {
-            current: RwLock::new(reload()?.try_into()?),
+            current: RwLock::new(current),
             reload,
             log,
             clock,
@@ -272,8 +173,10 @@ impl Daemon {
             passed: AtomicU64::new(0),
             passed_bytes: AtomicU64::new(0),
             known: Mutex::default(),
-            posts: Mutex::default(),
+            listeners: Mutex::default(),
             own_file: OnceLock::new(),
+            changing: Mutex::default(),
+            lasting,
             streams: Budget::new(Limits::default()),
             runtime,
             opened,
@@ -313,22 +216,34 @@ impl Daemon {
         Arc::clone(known.entry(identity).or_default())
     }
 
-    /// Reads the configuration again. A wrong one changes nothing.
+    /// Reads the configuration again, and opens and closes listeners by it. A wrong one changes nothing.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn reload(&self) -> Result<(), Failure> {
+    pub fn reload(&self) -> Result<Reloaded, Failure> {
         let current: Current = (self.reload)()?.try_into()?;
+        let next_start = self.lasting.changed(&current.lasting);
         let posts = self.posts();
-        let terms = posts.iter().map(|post| current.terms(&post.purpose)).collect::<Result<Vec<_>, _>>()?;
+        let mut terms = Vec::with_capacity(posts.len());
+        for post in &posts {
+            terms.push(match (current.terms(&post.purpose), &post.purpose) {
+                // What one build once asked for keeps no configuration from counting.
+                (Err(_), Purpose::Opened(_)) => None,
+                (terms, _) => Some(terms?),
+            });
+        }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         // The table of accounts may be another one.
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for (post, terms) in posts.iter().zip(terms) {
-            post.set_terms(terms);
+            match terms {
+                Some(terms) => post.set_terms(terms),
+                None => self.close(post),
+            }
         }
-        tracing::info!("configuration read again");
-        Ok(())
+        let closed = self.adjust();
+        tracing::info!(?next_start, "configuration read again");
+        Ok(Reloaded { closed, next_start })
     }
 
     /// A listener for this purpose, on the terms of the configuration.
@@ -336,8 +251,12 @@ impl Daemon {
     /// # Errors
     /// When those are wrong.
     pub fn post(&self, name: String, carrier: Carrier, purpose: Purpose) -> Result<Arc<Post>, Failure> {
-        let terms = self.current.read().unwrap_or_else(PoisonError::into_inner).terms(&purpose)?;
+        let terms = self.terms(&purpose)?;
         Ok(Post::new(name, carrier, purpose, terms))
+    }
+
+    fn terms(&self, purpose: &Purpose) -> Result<Terms, Failure> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).terms(purpose)
     }
 
     /// Further listeners that the configuration names.
@@ -348,7 +267,8 @@ impl Daemon {
 
     /// Begins to serve a listener.
     pub fn serve(&self, bound: Bound) {
-        self.lock_posts().push(Arc::clone(&bound.post));
+        let served = Served { post: Arc::clone(&bound.post), own: bound.own.clone() };
+        self.lock_listeners().push(served);
         if let (Purpose::Owner, Some(file)) = (&bound.post.purpose, &bound.own) {
             let _ = self.own_file.set(file.clone());
         }
@@ -356,11 +276,28 @@ impl Daemon {
         let _ = self.opened.send(bound);
     }
 
-    /// Forgets a listener whose time is over.
-    pub fn close(&self, post: &Arc<Post>) {
-        post.withdraw();
-        self.lock_posts().retain(|other| !Arc::ptr_eq(other, post));
-        self.write_openings();
+    /// Ends a listener and removes its file, at once.
+    fn shut(&self, post: &Arc<Post>) {
+        let mut listeners = self.lock_listeners();
+        if let Some(place) = listeners.iter().position(|served| Arc::ptr_eq(&served.post, post))
+            && let Some(file) = listeners.remove(place).own
+        {
+            file.remove();
+        }
+        drop(listeners);
+        post.close();
+    }
+
+    /// Whether the path of a listener still leads to it.
+    fn has_file(&self, post: &Post) -> bool {
+        let listeners = self.lock_listeners();
+        let own = listeners.iter().find(|served| std::ptr::eq(&raw const *served.post, post));
+        own.and_then(|served| served.own.as_ref()).is_none_or(SocketFile::is_there)
+    }
+
+    /// The socket files that are ours.
+    fn files(&self) -> Vec<SocketFile> {
+        self.lock_listeners().iter().filter_map(|served| served.own.clone()).collect()
     }
 
     /// What is to be served, for the one who serves it.
@@ -375,76 +312,44 @@ impl Daemon {
 
     #[must_use]
     pub fn posts(&self) -> Vec<Arc<Post>> {
-        self.lock_posts().clone()
+        self.lock_listeners().iter().map(|served| Arc::clone(&served.post)).collect()
     }
 
-    fn lock_posts(&self) -> MutexGuard<'_, Vec<Arc<Post>>> {
-        self.posts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_listeners(&self) -> MutexGuard<'_, Vec<Served>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a socket for a build.
-    ///
-    /// # Errors
-    /// When there is nowhere to open it, or what is wanted makes no grant.
-    pub fn open(&self, wanted: opening::Wanted) -> Result<Opening, Failure> {
-        let Some(runtime) = &self.runtime else {
-            return Err(Failure::new(Kind::Refused, "an init system opens the sockets of this daemon")
-                .with_hint("name the listener as [[listener]] in config.toml"));
-        };
-        let opened = self.posts().iter().filter(|post| matches!(post.purpose, Purpose::Opened(_))).count();
-        if opened >= MOST_OPENINGS {
-            return Err(Failure::new(Kind::Refused, "too many sockets for builds are open")
-                .with_hint("run `valetkey stop`, or ask for a shorter --for"));
-        }
-        let opening = Opening::new(runtime, wanted, self.clock.now())?;
-        let terms = self
-            .current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .terms(&Purpose::Opened(opening.clone()))?;
-        terms.check_whole(&opening.written())?;
-        self.reopen(opening.clone())?;
-        self.write_openings();
-        Ok(opening)
-    }
-
-    /// Opens the socket of a build, perhaps one that an earlier daemon had open.
-    ///
-    /// # Errors
-    /// When it cannot be bound, or the grant cannot be had any more.
-    pub fn reopen(&self, opening: Opening) -> Result<(), Failure> {
-        let path = opening.path.clone();
-        let post = self.post(path.display().to_string(), Carrier::Agent, Purpose::Opened(opening))?;
-        let socket = bind(&path).map_err(|error| cannot_listen(&path, error))?;
-        self.serve(Bound { socket: Socket::Agent(socket), post, own: Some(SocketFile::new(path)) });
-        Ok(())
-    }
-
-    fn write_openings(&self) {
-        let Some(runtime) = &self.runtime else { return };
-        let posts = self.posts();
-        let openings = posts.iter().filter_map(|post| match &post.purpose {
-            Purpose::Opened(opening) => Some(opening.clone()),
-            _ => None,
-        });
-        opening::store(runtime, &openings.collect::<Vec<_>>());
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins the end: no new connections, answers that are owed are given.
     pub fn stop(&self) {
-        self.phase.send_replace(Phase::Draining);
+        self.enter(Phase::Draining);
+    }
+
+    fn enter(&self, next: Phase) {
+        self.phase.send_modify(|phase| {
+            if *phase != Phase::Forgetting {
+                *phase = next;
+            }
+        });
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.borrow()
     }
 
     /// Resolves when the end begins.
     pub async fn stopping(&self) {
         let mut phase = self.phase.subscribe();
         // The sender lives as long as we do, so the wait cannot fail.
-        let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+        let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
     }
 
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        *self.phase.borrow() == Phase::Serving
+        self.phase() == Phase::Serving
     }
 
     #[must_use]
@@ -462,13 +367,4 @@ impl Daemon {
     }
 }
 
-/// A socket that cannot be bound, in words.
-#[must_use]
-pub fn cannot_listen(path: &Path, error: std::io::Error) -> Failure {
-    Failure::new(Kind::Local, format!("cannot listen at {}", path.display()))
-        .with_cause(error)
-        .with_hint("make room on that file system, or point XDG_RUNTIME_DIR elsewhere")
-}
-
-const MOST_OPENINGS: usize = 64;
 const MOST_IDENTITIES: usize = 64;

@@ -72,6 +72,10 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
     sys::raise_descriptor_limit();
     let (way, whose) = find(client)?;
     let granted = ask(&way)?;
+    let outdated = granted.outdated().filter(|_| !matches!(way, Way::Unix { own: true, .. }));
+    if let Some(outdated) = outdated {
+        (order.say)(&outdated);
+    }
     let credential = granted.credential.is_some();
     let proxied = proxied(granted, &way, order)?;
     let place = Place::new(&client.environment, child::serves_others())?;

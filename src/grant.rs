@@ -4,7 +4,10 @@
 //! A proxy grant is confined to repositories. It is compared with what was read from the path of a request, name by
 //! name, so that `acme/private` says nothing about `acme/private-too`.
 
+mod origin;
 mod pattern;
+
+pub use self::origin::Origin;
 
 use self::pattern::written;
 pub use self::pattern::{Pattern, PatternFault};
@@ -41,20 +44,6 @@ pub struct ProxyGrant {
     pub origin: Origin,
     /// Whose token is used.
     pub whose: Whose,
-}
-
-/// Where a grant was written: a refusal says what to change there.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Origin {
-    /// It is the owner's own, and nobody wrote it.
-    #[default]
-    Owner,
-    /// `[build]` of the configuration.
-    Build,
-    /// A `[[listener]]`: `FILE:LINE` where it is known.
-    Listener(Option<String>),
-    /// `valetkey docker args`.
-    Command,
 }
 
 /// Which repositories a grant is about.
@@ -101,44 +90,6 @@ impl Grant {
     }
 }
 
-impl Origin {
-    /// How to get a setting, a line of TOML, that is missing there. What comes of a command has none.
-    #[must_use]
-    pub fn add(&self, line: &str) -> Option<String> {
-        match self {
-            Self::Owner | Self::Command => None,
-            Self::Build => Some(format!("add to config.toml where the daemon runs: [build] {line}")),
-            Self::Listener(Some(place)) => Some(format!("add to the [[listener]] at {place}: {line}")),
-            Self::Listener(None) => {
-                Some(format!("add to config.toml where the daemon runs: [[listener]] {line}"))
-            }
-        }
-    }
-
-    /// How to get a repository, in its written form.
-    #[must_use]
-    pub fn list(&self, repository: &str) -> Option<String> {
-        match self {
-            Self::Command => {
-                let with = "with the others that it needs";
-                Some(format!("where the build is started, run `valetkey docker args {repository}`, {with}"))
-            }
-            Self::Build => Some(format!("add to config.toml: [build] repositories = [\"{repository}\"]")),
-            _ => self.add(&format!("repositories = [\"{repository}\"]")),
-        }
-    }
-
-    /// How to get the right to write.
-    fn widen(&self) -> Option<String> {
-        match self {
-            Self::Command => {
-                Some("where the build is started, run `valetkey docker args --write`".to_owned())
-            }
-            _ => self.add("access = \"write\"").map(|add| format!("upload from outside, or {add}")),
-        }
-    }
-}
-
 impl ProxyGrant {
     #[must_use]
     pub fn new(access: Access, repositories: Repositories, origin: Origin) -> Self {
@@ -163,7 +114,8 @@ impl ProxyGrant {
                 return Err(Failure::new(Kind::Refused, text));
             }
             let failure = Failure::new(Kind::Refused, format!("{place} is not granted here"));
-            let hint = self.origin.list(&written(&registry.host, project, name));
+            let listed: Vec<_> = patterns.iter().chain(&self.withheld).map(ToString::to_string).collect();
+            let hint = self.origin.list(&written(&registry.host, project, name), &listed);
             return Err(Failure { hint, ..failure });
         }
         if access > self.access {
@@ -222,7 +174,7 @@ mod tests {
 
     fn check(patterns: &[&str], access: Access, url: &str) -> Result<(), Failure> {
         let patterns = patterns.iter().map(|text| Pattern::parse(text, &hosts()).unwrap()).collect();
-        let grant = ProxyGrant::new(Access::Read, Repositories::Listed(patterns), Origin::Build);
+        let grant = ProxyGrant::new(Access::Read, Repositories::Listed(patterns), Origin::Build(None));
         let (host, path) = url.split_at(url.find('/').unwrap());
         grant.check(&hosts().locate(host, path).unwrap(), access)
     }
@@ -274,24 +226,14 @@ mod tests {
     fn a_refusal_names_the_line_that_would_grant_it() {
         let refused =
             check(&[], Access::Read, "europe-west1-python.pkg.dev/acme/private/simple/").unwrap_err();
-        let hint = "add to config.toml: [build] repositories = [\"europe-west1/acme/private\"]";
+        let hint = "add to config.toml where the daemon runs: [build] repositories = [\"europe-west1/acme/private\"]";
         assert_eq!((refused.kind, refused.hint.as_deref()), (Kind::Refused, Some(hint)));
         let refused = check(&[], Access::Read, "localhost:8443/acme/private/simple/").unwrap_err();
         assert!(refused.hint.unwrap().ends_with("[\"https://localhost:8443/acme/private\"]"));
         let refused = check(&["us/a/b"], Access::Write, "us-python.pkg.dev/a/b/").unwrap_err();
         assert!(refused.message.contains("writing is not"), "{refused}");
         let line =
-            "upload from outside, or add to config.toml where the daemon runs: [build] access = \"write\"";
+            "upload from outside, or set in config.toml where the daemon runs: [build] access = \"write\"";
         assert_eq!(refused.hint.as_deref(), Some(line));
-    }
-
-    #[test]
-    fn a_refusal_names_the_place_or_the_command_that_decides() {
-        let listener = Origin::Listener(Some("/c.toml:7".to_owned()));
-        assert_eq!(listener.add("x = 1").as_deref(), Some("add to the [[listener]] at /c.toml:7: x = 1"));
-        assert!(listener.list("us/a/b").unwrap().ends_with("repositories = [\"us/a/b\"]"));
-        assert!(Origin::Command.list("us/a/b").unwrap().contains("`valetkey docker args us/a/b`"));
-        assert!(Origin::Command.widen().unwrap().contains("--write"));
-        assert_eq!((Origin::Command.add("x = 1"), Origin::Owner.list("us/a/b")), (None, None));
     }
 }

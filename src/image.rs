@@ -1,6 +1,9 @@
 //! valetkey as a container image that the Docker Engine, podman and buildah load with no registry in between:
 //! `valetkey docker image | docker load`. A build then takes the program from it with
-//! `RUN --mount=from=valetkey,source=/keyring,target=…`, which leaves nothing in a layer.
+//! `RUN --mount=type=bind,from=valetkey.invalid/valetkey,source=/keyring,target=…`, which leaves nothing in a layer.
+//!
+//! The name is one that no registry can have: a builder that does not find it fetches what is called so from somewhere,
+//! and `valetkey` alone would be somebody's image on the public hub. No name server knows `.invalid` (RFC 6761).
 //!
 //! The image holds one file under three names and nothing else: no shell, no C library, no certificates. So the
 //! program must bring everything that it needs, which is read from its ELF headers and never assumed. What comes
@@ -14,9 +17,12 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-pub use self::archive::write;
+pub use self::archive::{layer_digest, write};
 pub use self::program::{Platform, Program};
 use crate::error::{Fault, Kind};
+
+/// The name of the image, and of the build context in its place.
+pub const IMAGE: &str = "valetkey.invalid/valetkey";
 
 /// Why there is no image.
 #[derive(Debug, Error)]

@@ -101,7 +101,7 @@ impl Paths {
     /// Held by the one daemon of this user.
     #[must_use]
     pub fn lock(&self) -> PathBuf {
-        self.runtime.join("daemon.lock")
+        self.runtime.join(LOCK)
     }
 
     /// The log of a daemon that started by itself.
@@ -271,6 +271,8 @@ pub fn called_name(first_argument: Option<&OsStr>) -> &[u8] {
 
 /// The name of the owner's socket.
 pub const SOCKET: &str = "valetkey.sock";
+/// The name of the lock beside it, which holds the note of the daemon.
+pub const LOCK: &str = "daemon.lock";
 /// Where a system unit listens.
 pub const SYSTEM_SOCKET: &str = "/run/valetkey/valetkey.sock";
 /// The longest name that will ever stand in the directory.

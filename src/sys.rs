@@ -216,6 +216,18 @@ pub fn is_stopped(pid: i32) -> bool {
     matches!(stat_field(pid, 3), Some('T' | 't'))
 }
 
+/// Whether a process has ended, and nobody has waited for it yet.
+#[must_use]
+pub fn has_ended(pid: i32) -> bool {
+    matches!(stat_field(pid, 3), None | Some('Z' | 'X' | 'x'))
+}
+
+/// Clock ticks between boot and the start of a process: field 22 of `/proc/PID/stat`.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    stat_field(pid, 22)
+}
+
 /// The executable of a process, for the audit line; its short name where the kernel keeps the path from us, as
 /// it does for our own helpers. Nothing is decided by it.
 #[must_use]

@@ -40,6 +40,7 @@ use thiserror::Error;
 
 use super::frame::{FrameFault, Status};
 use crate::error::{Fault, Kind};
+use crate::sys;
 
 /// Why a stream, or the way to the daemon, is no more.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -51,6 +52,9 @@ pub enum AgentFault {
     /// The socket itself is gone, or its connections break each time.
     #[error("cannot reach the daemon through the agent socket {}: {problem}", .path.display())]
     Broken { path: PathBuf, problem: String },
+    /// It is mounted for another user than the one who runs the step.
+    #[error("the agent socket {} is there, and uid {} may not open it", .0.display(), sys::own_uid())]
+    Closed(PathBuf),
     /// The daemon was restarted in the middle, or the stream was idle for too long.
     #[error("the daemon behind {} does not know this stream any more", .0.display())]
     Forgotten(PathBuf),
@@ -93,6 +97,7 @@ impl Fault for AgentFault {
         match self {
             Self::Deadline(_) => Kind::Deadline,
             Self::Random => Kind::Local,
+            Self::Closed(_) => Kind::Refused,
             _ => Kind::Unreachable,
         }
     }
@@ -102,6 +107,7 @@ impl Fault for AgentFault {
             Self::Gone(_) | Self::Broken { .. } => {
                 "see that the daemon runs where the build was started, and run this step again"
             }
+            Self::Closed(_) => MODE,
             Self::Forgotten(_) | Self::Ending(_) => "run this step again: the daemon was restarted",
             Self::Full(_) => "run fewer downloads at once",
             Self::Nonsense { fault, .. } => return fault.hint(),
@@ -124,6 +130,7 @@ impl From<AgentFault> for io::Error {
             AgentFault::Deadline(_) => io::ErrorKind::TimedOut,
             AgentFault::Nonsense { .. } | AgentFault::TooLong(_) => io::ErrorKind::InvalidData,
             AgentFault::Random => io::ErrorKind::Other,
+            AgentFault::Closed(_) => io::ErrorKind::PermissionDenied,
             AgentFault::Gone(_) | AgentFault::Broken { .. } | AgentFault::Ending(_) => {
                 io::ErrorKind::ConnectionRefused
             }
@@ -131,3 +138,7 @@ impl From<AgentFault> for io::Error {
         Self::new(kind, fault)
     }
 }
+
+/// What a step that does not run as root has to say.
+pub const MODE: &str =
+    "add `mode=0666` to that mount: `--mount=type=ssh,id=valetkey,required=true,mode=0666`";

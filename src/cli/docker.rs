@@ -1,6 +1,9 @@
 //! `valetkey docker`: the program as an image that `docker load` reads, and the flags for a build.
 
 mod args;
+mod engine;
+
+pub(super) use args::refuse_for_docker;
 
 use std::io::{BufWriter, IsTerminal};
 use std::path::PathBuf;
@@ -24,7 +27,7 @@ pub(super) enum DockerCommand {
     /// Write a static valetkey as an image, for `docker load`
     ///
     /// A build takes the program from it with no registry in between and nothing left in a layer:
-    /// `RUN --mount=type=bind,from=valetkey,source=/valetkey,target=/usr/bin/valetkey …`
+    /// `RUN --mount=type=bind,from=valetkey.invalid/valetkey,source=/valetkey,target=/usr/bin/valetkey …`
     Image {
         /// Refuse a program that was not built for it: linux/amd64 or linux/arm64
         #[arg(long)]

@@ -1,10 +1,9 @@
 //! `valetkey serve`: settles everything first (configuration, lock, sockets, log), then runs the daemon.
 
-use std::fs::{self, DirBuilder};
-use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +16,16 @@ use crate::blocking;
 use crate::broker::{Broker, Counters, choice};
 use crate::carrier::unix::{bind, connect};
 use crate::client::fallback;
-use crate::config::listeners::Address;
 use crate::config::{Config, LogLevel};
 use crate::daemon::audit::{Log, LogGuard};
 use crate::daemon::instance::{Instance, InstanceFault, Note};
-use crate::daemon::post::{Carrier, Post, Purpose};
+use crate::daemon::post::Post;
 use crate::daemon::{
-    Bound, Daemon, Loaded, Socket, SocketFile, StartedBy, cannot_listen, opening, run as run_daemon,
+    Bound, Daemon, Lasting, Loaded, Socket, SocketFile, StartedBy, cannot_listen, run as run_daemon,
 };
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
-use crate::paths::{Paths, SOCKET, ensure_private};
+use crate::paths::{Paths, ensure_private};
 use crate::registry::Hosts;
 use crate::sys;
 use crate::sys::users::check_distinct;
@@ -107,6 +105,7 @@ fn serve(
             extra: config.listeners,
             index: config.index,
             policy: config.policy,
+            lasting: Lasting { idle: config.idle, log: Some(config.log) },
         })
     });
     let daemon = Daemon::new(reload, log, started_by, idle, instance.is_some().then(|| runtime.clone()))?;
@@ -114,9 +113,9 @@ fn serve(
     for bound in given {
         daemon.serve(bound);
     }
-    if instance.is_some() {
-        open_others(&daemon, &runtime);
-    }
+    // What cannot be opened is in the log, and `reload` tries again.
+    let _ = daemon.adjust();
+    daemon.open_again();
     // The runtime knows no other way to say that there is none than to panic.
     blocking::check()?;
     let threads = tokio::runtime::Builder::new_multi_thread()
@@ -144,68 +143,6 @@ fn own_socket(paths: &Paths) -> Result<Bound, Failure> {
     let socket = bind(&path).map_err(|error| cannot_listen(&path, error))?;
     let post = Post::of_owner(&path);
     Ok(Bound { socket: Socket::Unix(socket), post, own: Some(SocketFile::new(path)) })
-}
-
-/// The sockets for builds and containers, and those that the configuration names. One that cannot be opened keeps
-/// nobody from the owner's.
-fn open_others(daemon: &Daemon, runtime: &Path) {
-    let mut outcomes = vec![
-        open_build(daemon, &runtime.join("build.sock")),
-        open_container(daemon, &runtime.join("container")),
-    ];
-    outcomes.extend(daemon.extra().iter().map(|extra| open_extra(daemon, &extra.address)));
-    outcomes.extend(opening::load(runtime, daemon.clock.now()).into_iter().map(|it| daemon.reopen(it)));
-    for failure in outcomes.into_iter().filter_map(Result::err) {
-        tracing::error!(failure = %failure.one_line(), "a listener stays closed");
-    }
-}
-
-fn open_build(daemon: &Daemon, path: &Path) -> Result<(), Failure> {
-    open_unix(daemon, path, Carrier::Agent, Purpose::Build, 0o600)
-}
-
-/// A directory that can be mounted whole, so that a container sees the socket of a daemon that was restarted. Who may
-/// use it, the daemon decides: a container's users have other uids outside.
-fn open_container(daemon: &Daemon, directory: &Path) -> Result<(), Failure> {
-    let open_up = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
-    let outcome = match DirBuilder::new().create(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => open_up(directory, 0o755),
-    };
-    outcome.map_err(|error| cannot_listen(directory, error))?;
-    open_unix(daemon, &directory.join(SOCKET), Carrier::Unix, Purpose::Build, 0o666)
-}
-
-fn open_extra(daemon: &Daemon, address: &Address) -> Result<(), Failure> {
-    let purpose = Purpose::Extra(address.clone());
-    match address {
-        Address::Unix(path) => open_unix(daemon, path, Carrier::Unix, purpose, 0o666),
-        Address::Agent(path) => open_unix(daemon, path, Carrier::Agent, purpose, 0o666),
-        Address::Tcp(socket_address) => {
-            let failed = |error| cannot_listen(Path::new(&socket_address.to_string()), error);
-            let socket = TcpListener::bind(socket_address).map_err(failed)?;
-            socket.set_nonblocking(true).map_err(failed)?;
-            let post = daemon.post(socket_address.to_string(), Carrier::Tcp, purpose)?;
-            daemon.serve(Bound { socket: Socket::Tcp(socket), post, own: None });
-            Ok(())
-        }
-    }
-}
-
-fn open_unix(
-    daemon: &Daemon,
-    path: &Path,
-    carrier: Carrier,
-    purpose: Purpose,
-    mode: u32,
-) -> Result<(), Failure> {
-    let post = daemon.post(path.display().to_string(), carrier, purpose)?;
-    let socket = bind(path).map_err(|error| cannot_listen(path, error))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(|error| cannot_listen(path, error))?;
-    let socket = if carrier == Carrier::Agent { Socket::Agent(socket) } else { Socket::Unix(socket) };
-    daemon.serve(Bound { socket, post, own: Some(SocketFile::new(path.to_owned())) });
-    Ok(())
 }
 
 /// The sockets that an init system hands over.

@@ -13,6 +13,7 @@ use crate::carrier::unix::connect;
 use crate::durable::open_lock;
 use crate::environment::Environment;
 use crate::error::{Failure, Kind};
+use crate::http::headers::SUCCESSOR;
 use crate::paths::{Paths, ensure_private};
 use crate::sys::users::check_distinct;
 
@@ -52,7 +53,8 @@ pub fn start(paths: &Paths, environment: &Environment, until: Instant) -> Result
 /// the answer has been given.
 pub fn replace(paths: &Paths, environment: &Environment) {
     let soon = Instant::now() + Duration::from_millis(500);
-    if call_own(&paths.socket(), "POST", "/v1/stop", soon).is_ok()
+    let stop = format!("/v1/stop?{SUCCESSOR}");
+    if call_own(&paths.socket(), "POST", &stop, soon).is_ok()
         && let Ok(mut command) = command(environment)
     {
         let _ = command.spawn();

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use serde::Deserialize;
 
 use crate::ask::Access;
+use crate::error::printable;
 
 /// See the module. Keys that are not known here come from a newer daemon and mean nothing to us.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -22,6 +23,25 @@ pub struct Granted {
     /// How to be granted a repository, in a sentence.
     #[serde(default)]
     pub remedy: Option<String>,
+    /// Of the daemon; an older one does not say.
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+impl Granted {
+    /// What to tell whoever runs another version than the daemon's inside of a build: an image that was loaded once stays
+    /// in use when valetkey is updated outside.
+    #[must_use]
+    pub fn outdated(&self) -> Option<String> {
+        let (theirs, ours) = (self.version.as_deref()?, env!("CARGO_PKG_VERSION"));
+        (theirs != ours).then(|| {
+            format!(
+                "this is valetkey {ours}, and the daemon outside is {}: where the program was loaded as an image, load \
+                 it again there: `valetkey docker image | docker load`",
+                printable(theirs)
+            )
+        })
+    }
 }
 
 /// Which requests.
@@ -131,7 +151,11 @@ mod tests {
         let hosts: Vec<String> = proxied.hosts.iter().map(ToString::to_string).collect();
         assert_eq!(hosts, ["us-python.pkg.dev", "*.pkg.dev", "localhost:8443"]);
         let text = r#"{"proxy": null, "credential": "write"}"#;
-        assert_eq!(serde_json::from_str::<Granted>(text).unwrap().credential, Some(Access::Write));
+        let granted: Granted = serde_json::from_str(text).unwrap();
+        assert_eq!((granted.credential, granted.outdated()), (Some(Access::Write), None));
+        let of = |version: &str| Granted { version: Some(version.to_owned()), ..granted.clone() }.outdated();
+        assert_eq!(of(env!("CARGO_PKG_VERSION")), None);
+        assert!(of("9.9.9").unwrap().contains("the daemon outside is 9.9.9"));
     }
 
     #[test]

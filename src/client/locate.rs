@@ -76,6 +76,20 @@ fn agent(environment: &Environment, paths: &Paths, until: Instant) -> Result<Opt
     if asked { find::find(environment, mounted, until) } else { Ok(None) }
 }
 
+/// A socket that may have been meant for this process, and that this user may not open.
+#[must_use]
+pub fn closed(environment: &Environment) -> Option<Failure> {
+    let uid = sys::own_uid();
+    if let Some(path) = environment.path("SSH_AUTH_SOCK").filter(|path| find::is_closed(path)) {
+        return Some(AgentFault::Closed(path).into());
+    }
+    let system = Path::new(SYSTEM_SOCKET);
+    find::is_closed(system).then(|| {
+        Failure::new(Kind::Refused, format!("{SYSTEM_SOCKET} is there, and uid {uid} may not open it"))
+            .with_hint("mount the directory `container/` of the daemon there, whose socket everyone may open")
+    })
+}
+
 fn owner_answers(paths: &Paths) -> bool {
     let ours = |socket| sys::peer_of(&socket).is_ok_and(|peer| is_own(peer.uid));
     matches!(check_private(&paths.runtime), Ok(true)) && connect(&paths.socket(), AT_ONCE).is_ok_and(ours)

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use crate::ask::Ask;
 use crate::carrier::agent::{AgentFault, exchange_once};
 use crate::carrier::unix::{connect, set_patience};
+use crate::daemon::instance::read_note;
 use crate::error::{Failure, Kind};
 use crate::http::headers::{JSON, STARTED_BY, VERSION};
+use crate::paths::LOCK;
 use crate::sys;
 use crate::sys::users::{is_own, shown};
 
@@ -29,6 +31,8 @@ pub enum Silence {
     Unreachable(io::Error),
     /// Somebody listens and does not answer, or breaks off.
     Silent(io::Error),
+    /// The daemon of this user is there and does not answer: it is stopped, or stuck.
+    Stuck { pid: u32, stopped: bool },
     /// The owner's socket is served by somebody else.
     Foreign(u32),
 }
@@ -39,8 +43,22 @@ impl Silence {
     pub fn at(&self, path: &Path, by: &str) -> Failure {
         let path = crate::error::shown::shown_path(path);
         let (text, hint) = match self {
+            Self::Unreachable(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let text = format!("uid {} may not open {path} ({by})", sys::own_uid());
+                return Failure::new(Kind::Refused, text)
+                    .with_hint("run this as the user whose socket it is, or have it mounted with mode=0666");
+            }
             Self::Unreachable(error) => {
                 (format!("nobody answers at {path} ({by}): {error}"), "start the daemon that serves it")
+            }
+            Self::Stuck { pid, stopped } => {
+                let (why, first) = match stopped {
+                    true => (": it is stopped", format!("let it go on with `kill -CONT {pid}`, or ")),
+                    false => ("", String::new()),
+                };
+                let text = format!("the daemon (pid {pid}) does not answer{why}");
+                return Failure::new(Kind::Unreachable, text)
+                    .with_hint(format!("{first}end it with `kill -9 {pid}`"));
             }
             Self::Silent(error) => {
                 (format!("the daemon at {path} ({by}) broke off: {error}"), "look at that daemon's log")
@@ -110,7 +128,7 @@ pub fn ask_agent(path: &Path, ask: &Ask, until: Instant) -> Result<Reply, AgentF
 /// # Errors
 /// When there is no complete answer in time.
 pub fn call_own(path: &Path, method: &str, target: &str, until: Instant) -> Result<Reply, Silence> {
-    exchange(open_own(path, until)?, method, target, &[], until)
+    own(path, exchange(open_own(path, until)?, method, target, &[], until))
 }
 
 /// A request with a body on the owner's socket.
@@ -118,7 +136,26 @@ pub fn call_own(path: &Path, method: &str, target: &str, until: Instant) -> Resu
 /// # Errors
 /// When there is no complete answer in time.
 pub fn post_own(path: &Path, target: &str, body: &[u8], until: Instant) -> Result<Reply, Silence> {
-    exchange(open_own(path, until)?, "POST", target, body, until)
+    own(path, exchange(open_own(path, until)?, "POST", target, body, until))
+}
+
+/// Says which process it is that has not answered.
+fn own(path: &Path, outcome: Result<Reply, Silence>) -> Result<Reply, Silence> {
+    outcome.map_err(|silence| match (silence, daemon_of(path)) {
+        (Silence::Silent(error), Some(pid)) if error.kind() == io::ErrorKind::TimedOut => {
+            Silence::Stuck { pid, stopped: is_stopped(pid) }
+        }
+        (silence, _) => silence,
+    })
+}
+
+/// The daemon at the owner's socket, as its note says: where an init system made the socket, the kernel names that.
+fn daemon_of(socket: &Path) -> Option<u32> {
+    read_note(&socket.with_file_name(LOCK)).map(|note| note.pid).filter(|pid| *pid != 0)
+}
+
+fn is_stopped(pid: u32) -> bool {
+    i32::try_from(pid).is_ok_and(sys::is_stopped)
 }
 
 /// Any other request on a socket that somebody named.
@@ -136,7 +173,14 @@ fn open(path: &Path, until: Instant) -> Result<UnixStream, Silence> {
 fn open_own(path: &Path, until: Instant) -> Result<UnixStream, Silence> {
     let stream = open(path, until.min(Instant::now() + PATIENCE))?;
     let server = sys::peer_of(&stream).map_err(Silence::Unreachable)?;
-    if is_own(server.uid) { Ok(stream) } else { Err(Silence::Foreign(server.uid)) }
+    if !is_own(server.uid) {
+        return Err(Silence::Foreign(server.uid));
+    }
+    // The kernel lets connections in for a process that is stopped, and nobody would answer.
+    match u32::try_from(server.pid) {
+        Ok(pid) if sys::is_stopped(server.pid) => Err(Silence::Stuck { pid, stopped: true }),
+        _ => Ok(stream),
+    }
 }
 
 /// The daemon gets what is left of our time, less what the way back takes.

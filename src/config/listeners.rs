@@ -28,6 +28,9 @@ pub struct Terms {
     /// Whether they may do so although the source cannot narrow them to reading.
     pub unnarrowed: bool,
     pub peers: Vec<Peers>,
+    /// Of `[build]`: `FILE:LINE`, or the file that it is to be written into.
+    #[serde(skip)]
+    pub place: Option<String>,
 }
 
 /// Users beside the owner and root.
@@ -148,7 +151,14 @@ impl TryFrom<ExtraWire> for ExtraListener {
             }
         };
         let (repositories, access, tokens) = (wire.repositories, wire.access, wire.tokens);
-        let terms = Terms { repositories, access, tokens, unnarrowed: wire.unnarrowed, peers: wire.peers };
+        let terms = Terms {
+            repositories,
+            access,
+            tokens,
+            unnarrowed: wire.unnarrowed,
+            peers: wire.peers,
+            place: None,
+        };
         Ok(Self { address, terms, place: None })
     }
 }

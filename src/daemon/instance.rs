@@ -41,6 +41,9 @@ impl Fault for InstanceFault {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Running { pid: Some(pid) } if i32::try_from(*pid).is_ok_and(sys::is_stopped) => {
+                format!("it is stopped: end it with `kill -9 {pid}`")
+            }
             Self::Running { .. } => "run `valetkey status`, or `valetkey stop` first".to_owned(),
             Self::Write { .. } => {
                 "make room on that file system, or point XDG_RUNTIME_DIR elsewhere".to_owned()

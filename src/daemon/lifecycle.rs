@@ -16,15 +16,11 @@ use crate::sys;
 /// Serves all listeners, and those that are opened on the way, until something ends it.
 pub async fn run(daemon: Arc<Daemon>) {
     let Some(mut opened) = daemon.take_opened() else { return };
-    let mut own: Vec<SocketFile> = Vec::new();
     let mut watching = JoinSet::new();
     // Before anything is answered: whoever sees us serve may send one.
     watching.spawn(signals(Arc::clone(&daemon), Signals::listen()));
     let mut serving = JoinSet::new();
-    let mut serve = |bound: Bound, serving: &mut JoinSet<()>| {
-        if let Some(file) = &bound.own {
-            own.push(file.clone());
-        }
+    let serve = |bound: Bound, serving: &mut JoinSet<()>| {
         serving.spawn(listener::serve(Arc::clone(&daemon), bound));
     };
     while let Ok(bound) = opened.try_recv() {
@@ -49,7 +45,7 @@ pub async fn run(daemon: Arc<Daemon>) {
     tracing::info!("draining");
     #[cfg(target_os = "linux")]
     tell_of_the_end(&daemon);
-    for file in &own {
+    for file in daemon.files() {
         file.remove();
     }
     while serving.join_next().await.is_some() {}

@@ -2,7 +2,7 @@
 //!
 //! What is open stands in a file in the private directory, so that a daemon which takes the place of another opens
 //! the same sockets again and a build in the middle goes on. The file says which repositories and whose token, never a
-//! secret.
+//! secret. `valetkey stop` empties it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -13,9 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::ask::Whose;
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::config::listeners::{Terms as Written, Width};
+use crate::config::policy::Policy;
+use crate::daemon::terms::Terms;
 use crate::durable;
 use crate::error::{Failure, Kind};
+use crate::grant::Origin;
 use crate::paths::{read_regular, without_absent};
+use crate::registry::Hosts;
 
 /// The body of `POST /v1/listeners`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,9 +34,44 @@ pub struct Wanted {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unnarrowed: bool,
     pub seconds: u64,
+    /// Whether it ends with the first build that uses it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_build: bool,
     /// Whose token is used there.
     #[serde(default)]
     pub whose: Whose,
+}
+
+impl Wanted {
+    /// The terms, in the configuration's words.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        Written {
+            repositories: self.repositories.clone(),
+            access: if self.write { Width::Write } else { Width::Read },
+            tokens: self.tokens,
+            unnarrowed: self.unnarrowed,
+            peers: Vec::new(),
+            place: None,
+        }
+    }
+
+    /// Whether a daemon with this configuration would open it: asked before one is started for nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what the policy withholds.
+    pub fn check(&self, hosts: &Hosts, policy: &Policy) -> Result<(), Failure> {
+        self.check_time()?;
+        let written = self.written();
+        Terms::new(&written, policy, hosts, Origin::Command)?.check_whole(&written)
+    }
+
+    fn check_time(&self) -> Result<(), Failure> {
+        if (1..=LONGEST.as_secs()).contains(&self.seconds) {
+            return Ok(());
+        }
+        Err(Failure::new(Kind::Usage, "a socket for a build is open for a second to seven days"))
+    }
 }
 
 /// A socket that is open until a certain time.
@@ -50,9 +89,7 @@ impl Opening {
     /// When it is wanted for no time or too long, or the system gives no random numbers.
     pub fn new(runtime: &Path, mut wanted: Wanted, now: SystemTime) -> Result<Self, Failure> {
         wanted.whose = wanted.whose.absolute();
-        if !(1..=LONGEST.as_secs()).contains(&wanted.seconds) {
-            return Err(Failure::new(Kind::Usage, "a socket for a build is open for a second to seven days"));
-        }
+        wanted.check_time()?;
         let mut random = [0; 8];
         SystemRandom::new()
             .fill(&mut random)
@@ -60,18 +97,6 @@ impl Opening {
         let name = random.iter().fold(String::from("build-"), |name, byte| format!("{name}{byte:02x}"));
         let until = now + Duration::from_secs(wanted.seconds);
         Ok(Self { path: runtime.join(name + ".sock"), wanted, until })
-    }
-
-    /// The terms, in the configuration's words.
-    #[must_use]
-    pub fn written(&self) -> Written {
-        Written {
-            repositories: self.wanted.repositories.clone(),
-            access: if self.wanted.write { Width::Write } else { Width::Read },
-            tokens: self.wanted.tokens,
-            unnarrowed: self.wanted.unnarrowed,
-            peers: Vec::new(),
-        }
     }
 }
 
@@ -98,13 +123,8 @@ pub fn load(runtime: &Path, now: SystemTime) -> Vec<Opening> {
     let opening = |kept: serde_json::Value| {
         let kept: Kept = serde_json::from_value(kept).ok()?;
         let until = parse_rfc3339(&kept.until).filter(|until| *until > now)?;
-        // Only a plain name: whatever else the file says, nothing outside of the directory is touched.
-        let plain = kept.name.strip_prefix("build-")?.strip_suffix(".sock")?;
-        plain.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| Opening {
-            path: runtime.join(&kept.name),
-            wanted: kept.wanted,
-            until,
-        })
+        // Whatever else the file says, nothing outside of the directory is touched.
+        is_plain(&kept.name).then(|| Opening { path: runtime.join(&kept.name), wanted: kept.wanted, until })
     };
     kept.into_iter().filter_map(opening).collect()
 }
@@ -120,6 +140,29 @@ pub fn store(runtime: &Path, openings: &[Opening]) {
     if let Err(error) = durable::replace(&file(runtime), &text) {
         tracing::warn!(%error, "a restart will not open the sockets of builds again");
     }
+}
+
+/// Leaves nothing open for the next daemon. The caller holds the lock.
+pub fn forget(runtime: &Path) {
+    if file(runtime).exists() {
+        store(runtime, &[]);
+    }
+    sweep(runtime, &[]);
+}
+
+/// Removes the sockets of builds that a daemon which was killed has left, but for these. The caller holds the lock.
+pub fn sweep(runtime: &Path, open: &[PathBuf]) {
+    for entry in std::fs::read_dir(runtime).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_plain) && !open.contains(&entry.path()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether this is the name of a socket for a build, in no directory.
+fn is_plain(name: &str) -> bool {
+    let random = name.strip_prefix("build-").and_then(|name| name.strip_suffix(".sock"));
+    random.is_some_and(|random| random.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,7 +192,15 @@ mod tests {
 
     fn wanted(seconds: u64) -> Wanted {
         let repositories = vec!["us/acme/private".to_owned()];
-        Wanted { repositories, write: false, tokens: false, unnarrowed: false, seconds, whose: whose() }
+        Wanted {
+            repositories,
+            write: false,
+            tokens: false,
+            unnarrowed: false,
+            seconds,
+            one_build: true,
+            whose: whose(),
+        }
     }
 
     #[test]

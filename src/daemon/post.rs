@@ -2,12 +2,14 @@
 //! which a reload may change under the feet of whoever uses it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
 
 use super::opening::Opening;
 use super::terms::{Admitted, Terms};
+use super::usage::{Standing, Usage};
 use crate::config::listeners::Address;
 use crate::grant::Grant;
 
@@ -50,15 +52,18 @@ pub struct Post {
     pub name: String,
     pub carrier: Carrier,
     pub purpose: Purpose,
+    /// Who has used it.
+    pub usage: Usage,
     terms: RwLock<Arc<Terms>>,
-    used: AtomicBool,
+    closed: watch::Sender<bool>,
 }
 
 impl Post {
     #[must_use]
     pub fn new(name: String, carrier: Carrier, purpose: Purpose, terms: Terms) -> Arc<Self> {
         let terms = RwLock::new(Arc::new(terms));
-        Arc::new(Self { name, carrier, purpose, terms, used: AtomicBool::new(false) })
+        let closed = watch::Sender::new(false);
+        Arc::new(Self { name, carrier, purpose, usage: Usage::default(), terms, closed })
     }
 
     /// A socket that speaks HTTP to its owner.
@@ -100,13 +105,45 @@ impl Post {
         }
     }
 
-    pub fn note_use(&self) {
-        self.used.store(true, Ordering::Relaxed);
+    /// Ends it, though the daemon goes on: nothing more is granted, and nobody is let in.
+    pub fn close(&self) {
+        self.withdraw();
+        self.closed.send_replace(true);
     }
 
-    /// Whether a build or a container has used it: a step in the middle may ask for the next file an hour later.
+    /// Resolves when it is to end.
+    pub async fn closed(&self) {
+        // The sender lives as long as we do, so the wait cannot fail.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// Somebody asked something. Who that was matters where a build is to end it.
+    pub fn note_use(&self, pid: i32) {
+        match self.purpose {
+            Purpose::Opened(_) => self.usage.note(pid),
+            _ => self.usage.note_somebody(),
+        }
+    }
+
+    /// Whether it was opened for one build, and that is over for a while.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let Purpose::Opened(opening) = &self.purpose else { return false };
+        let over = || matches!(self.usage.standing(), Standing::Over(since) if since.elapsed() >= GRACE);
+        opening.wanted.one_build && over()
+    }
+
+    /// Whether a build or a container has used it: a step in the middle may ask for the next file an hour later. A
+    /// socket that was opened for a build is waited for, too: it was promised until its time.
     #[must_use]
     pub fn holds_daemon(&self) -> bool {
-        self.purpose != Purpose::Owner && self.used.load(Ordering::Relaxed)
+        match self.purpose {
+            Purpose::Owner => false,
+            Purpose::Opened(_) => true,
+            Purpose::Build | Purpose::Extra(_) => self.usage.is_used(),
+        }
     }
 }
+
+/// A build that failed is often started again at once, by the same line of a script.
+const GRACE: Duration = Duration::from_secs(60);

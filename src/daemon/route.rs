@@ -11,20 +11,21 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
 use super::audit::Line;
+use super::form::control;
 use super::peer::{Peer, UNKNOWN};
 use super::post::Post;
 use super::terms::Terms;
 use super::{Daemon, indexing, metrics, passing};
 use crate::ask::{Access, Ask, Whose};
+use crate::blocking;
 use crate::broker::Given;
-use crate::broker::choice::Candidate;
 use crate::carrier::tcp;
 use crate::clock::rfc3339;
 use crate::config::listeners::Address;
-use crate::error::shown::{quoting, shown};
+use crate::error::shown::quoting;
 use crate::error::{Failure, Kind};
 use crate::grant::{Grant, Origin, ProxyGrant};
-use crate::http::headers::{METRICS, PROTOCOL, STARTED_BY, VERSION, WHOSE};
+use crate::http::headers::{METRICS, PROTOCOL, STARTED_BY, SUCCESSOR, VERSION, WHOSE};
 use crate::http::server::{Reply, json_reply, problem, read_body, reply};
 use crate::proxy::target::PREFIX;
 use crate::registry::Registry;
@@ -83,7 +84,7 @@ impl Routes {
         let mut reply = match peer {
             Some(peer) if terms.admitted.admits(peer.uid) => {
                 daemon.note_request();
-                self.post.note_use();
+                self.post.note_use(peer.pid);
                 match self.check(&request) {
                     Ok(()) => self.dispatch(daemon, &terms.grant, peer, request).await,
                     Err(failure) => {
@@ -129,19 +130,24 @@ impl Routes {
                 self.audit(daemon, Some(peer), "credential", &failure.one_line());
                 problem(&failure)
             }
-            Some(Route::Status) => json_reply(status(daemon).to_string()),
+            Some(Route::Status) => json_reply(control::status(daemon).to_string()),
             Some(Route::Stop) => {
                 self.audit(daemon, Some(peer), "control", "stop");
-                daemon.stop();
+                // Whoever puts a newer daemon in this one's place wants the builds to go on.
+                if request.uri().query() == Some(SUCCESSOR) {
+                    daemon.stop();
+                } else {
+                    daemon.stop_for_good();
+                }
                 json_reply(json!({"stopping": true}).to_string())
             }
             Some(Route::Reload) => {
                 let again = Arc::clone(daemon);
-                let outcome = crate::blocking::run(move || again.reload()).await;
-                let verdict = if matches!(outcome, Ok(Ok(()))) { "reload" } else { "reload failed" };
+                let outcome = blocking::run(move || again.reload()).await;
+                let verdict = if matches!(outcome, Ok(Ok(_))) { "reload" } else { "reload failed" };
                 self.audit(daemon, Some(peer), "control", verdict);
                 match outcome {
-                    Ok(Ok(())) => json_reply(json!({"reloaded": true}).to_string()),
+                    Ok(Ok(reloaded)) => json_reply(control::reloaded(&reloaded).to_string()),
                     Ok(Err(failure)) => problem(&failure),
                     Err(fault) => problem(&fault.into()),
                 }
@@ -154,7 +160,7 @@ impl Routes {
             }
             // The largest of all, by far.
             Some(Route::Proxied(way)) => Box::pin(self.make(daemon, grant, peer, way, request)).await,
-            Some(Route::Grant) => json_reply(describe(daemon, grant).to_string()),
+            Some(Route::Grant) => json_reply(control::describe(daemon, grant).to_string()),
             Some(Route::Open) => self.open(daemon, peer, request).await,
             None => problem(&nothing_here()),
         }
@@ -186,7 +192,7 @@ impl Routes {
     }
 
     /// Opens a socket for a build.
-    async fn open(&self, daemon: &Daemon, peer: &Peer, request: Request<Incoming>) -> Reply {
+    async fn open(&self, daemon: &Arc<Daemon>, peer: &Peer, request: Request<Incoming>) -> Reply {
         let wanted = read_body(request.into_body()).await.and_then(|body| {
             serde_json::from_slice(&body).map_err(|error| {
                 Failure::new(
@@ -195,7 +201,15 @@ impl Routes {
                 )
             })
         });
-        match wanted.and_then(|wanted| daemon.open(wanted)) {
+        let outcome = match wanted {
+            Ok(wanted) => {
+                // It writes a file, and waits for whoever else opens listeners.
+                let shared = Arc::clone(daemon);
+                blocking::run(move || shared.open(wanted)).await.unwrap_or_else(|fault| Err(fault.into()))
+            }
+            Err(failure) => Err(failure),
+        };
+        match outcome {
             Ok(opening) => {
                 self.audit(daemon, Some(peer), "control", &format!("opened {}", opening.path.display()));
                 json_reply(json!({"address": opening.path, "until": rfc3339(opening.until)}).to_string())
@@ -244,12 +258,13 @@ impl Routes {
                 refused("this socket serves its owner only".to_owned())
             }
             (_, Some(UNKNOWN), Some(origin)) => {
-                let hint = origin.add("peers = [\"anyone\"]");
+                let hint = terms.admitted.how_to_admit(origin, "\"anyone\"");
                 Failure { hint, ..refused("this kernel does not know who asks".to_owned()) }
             }
             (_, Some(uid), Some(origin)) => {
                 let root = "run the step as root, or name a [[listener]] with its peers in config.toml";
-                let hint = origin.add(&format!("peers = [{uid}]")).unwrap_or_else(|| root.to_owned());
+                let hint = terms.admitted.how_to_admit(origin, &uid.to_string());
+                let hint = hint.unwrap_or_else(|| root.to_owned());
                 refused(format!("uid {uid} may not use this socket")).with_hint(hint)
             }
         };
@@ -302,7 +317,7 @@ fn narrowed(grant: &Grant, given: Given) -> Result<Given, Failure> {
     );
     let written = grant.proxy.as_ref().and_then(|proxy| match &proxy.origin {
         Origin::Command => Some("open it with `valetkey docker args --tokens --unnarrowed`".to_owned()),
-        origin => origin.add("unnarrowed = true"),
+        origin => origin.set("unnarrowed = true"),
     });
     let written = written.map(|written| format!(", or {written}")).unwrap_or_default();
     let hint = format!("sign in with `valetkey login`, use a service account{written}");
@@ -314,7 +329,7 @@ fn narrowed(grant: &Grant, given: Given) -> Result<Given, Failure> {
 fn tokenless(grant: &Grant) -> Failure {
     let more = grant.proxy.as_ref().and_then(|proxy| match &proxy.origin {
         Origin::Command => Some("on the host, open it with `valetkey docker args --tokens`".to_owned()),
-        origin => origin.add("tokens = true"),
+        origin => origin.set("tokens = true"),
     });
     let more = more.map(|more| format!(", or {more}")).unwrap_or_default();
     let hint = format!("run the command here as `valetkey exec -- CMD`, which needs none{more}");
@@ -408,103 +423,5 @@ fn for_the_owner() -> Failure {
     Failure::new(Kind::Refused, "a source can be named on the owner's socket only")
 }
 
-/// The body of `GET /v1/grant`: what a peer may do here, for the one who wires a command.
-fn describe(daemon: &Daemon, grant: &Grant) -> serde_json::Value {
-    let hosts = daemon.broker().hosts().clone();
-    let proxy = grant.proxy.as_ref().map(|proxy| {
-        let listed =
-            proxy.repositories.listed().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
-        json!({"access": proxy.access.word(), "hosts": proxy.hosts(&hosts), "repositories": listed})
-    });
-    // For whoever is granted nothing, and can ask for nothing that would be refused with a reason.
-    let remedy = grant.proxy.as_ref().and_then(|proxy| proxy.origin.list("LOCATION/PROJECT/REPOSITORY"));
-    json!({"proxy": proxy, "remedy": remedy, "credential": grant.credential.map(Access::word), "index": daemon.merged().is_some() && grant.proxy.is_some()})
-}
-
-/// The body of `GET /v1/status`. Its shape is documented in README.md and stable; it never holds a secret.
-fn status(daemon: &Daemon) -> serde_json::Value {
-    let broker = daemon.broker();
-    let upstream = broker.cache().upstream();
-    let world = &upstream.world;
-    let sources: Vec<_> = upstream.candidates(None).iter().map(Candidate::describe).collect();
-    let tokens: Vec<_> = broker
-        .cache()
-        .held()
-        .iter()
-        .map(|(access, minted)| {
-            json!({
-                "identity": minted.token.identity,
-                "source": minted.source,
-                "passed_over": minted.passed_over,
-                "access": access.word(),
-                "expires": rfc3339(minted.token.expires),
-                "fingerprint": minted.token.fingerprint.to_string(),
-            })
-        })
-        .collect();
-    let listener = |post: &Arc<Post>| {
-        let terms = post.terms();
-        let proxy = terms.grant.proxy.as_ref();
-        let listed = proxy.and_then(|proxy| proxy.repositories.listed());
-        let named = proxy.and_then(|proxy| proxy.whose.source.as_ref());
-        let source =
-            named.and_then(|named| upstream.candidates(Some(named)).first().map(Candidate::describe));
-        json!({
-            "address": post.name,
-            "carrier": post.carrier.word(),
-            "grants": terms.grant.forms(),
-            "repositories": listed.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>()),
-            "peers": terms.admitted.to_string(),
-            "source": source,
-            "until": post.until().map(rfc3339),
-        })
-    };
-    let listeners: Vec<_> = daemon.posts().iter().map(listener).collect();
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "protocol": 1,
-        "daemon": {
-            "pid": std::process::id(),
-            "started": rfc3339(daemon.started),
-            "started_by": daemon.started_by.word(),
-            "idle_end_seconds": daemon.idle.map(|idle| idle.as_secs()),
-            "gcloud_directory": upstream.gcloud,
-            "state_directory": upstream.state,
-            "proxy": world.http.proxy_for(world.endpoints.token()),
-            "certificates": world.environment.text("SSL_CERT_FILE").map(shown),
-        },
-        "sources": sources,
-        "tokens": tokens,
-        "listeners": listeners,
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_granted_has_no_route() {
-        let reader = Grant { credential: Some(Access::Read), ..Grant::nothing() };
-        assert_eq!(find(&reader, &Method::POST, "/v1/credential"), Some(Route::Credential(Access::Read)));
-        for (method, path) in [
-            (Method::GET, "/v1/status"),
-            (Method::POST, "/v1/stop"),
-            (Method::POST, "/v1/reload"),
-            (Method::GET, "/metrics"),
-            (Method::GET, "/v1/credential"),
-            (Method::POST, "/v1/credential/"),
-            (Method::POST, "//v1/credential"),
-            (Method::GET, "/registry/us-python.pkg.dev/acme/private/"),
-            (Method::GET, "/index/us-python.pkg.dev/acme/private/simple/x/"),
-            (Method::GET, "/simple/x/"),
-        ] {
-            assert_eq!(find(&reader, &method, path), None, "{method} {path}");
-        }
-        let owner = Grant::owner();
-        assert_eq!(find(&owner, &Method::POST, "/v1/stop"), Some(Route::Stop));
-        assert_eq!(find(&owner, &Method::GET, "/v1/stop"), None);
-        assert_eq!(find(&owner, &Method::GET, "/registry/x"), Some(Route::Proxied(Proxied::Registry)));
-        assert_eq!(find(&owner, &Method::GET, "/registryx"), None);
-    }
-}
+mod tests;

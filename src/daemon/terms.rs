@@ -117,6 +117,16 @@ impl Admitted {
         self.anyone || (uid != UNKNOWN && known)
     }
 
+    /// What to write so that one more is served.
+    #[must_use]
+    pub fn how_to_admit(&self, origin: &Origin, peer: &str) -> Option<String> {
+        if self.ranges.is_empty() {
+            origin.add(&format!("peers = [{peer}]"))
+        } else {
+            origin.append(peer, "peers")
+        }
+    }
+
     /// Only the owner: then there is no line that could be added for others.
     #[must_use]
     pub fn is_private(&self) -> bool {
@@ -156,7 +166,7 @@ mod tests {
     }
 
     fn terms(text: &str, policy: &str) -> Terms {
-        Terms::new(&written(text), &toml::from_str(policy).unwrap(), &Hosts::default(), Origin::Build)
+        Terms::new(&written(text), &toml::from_str(policy).unwrap(), &Hosts::default(), Origin::Build(None))
             .unwrap()
     }
 

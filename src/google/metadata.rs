@@ -3,6 +3,8 @@
 //! Whether there is one is found out quickly where nothing hints at Google, and patiently where something does:
 //! clients have no time-out of their own, and a black hole must not cost a laptop twelve seconds.
 
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -119,11 +121,47 @@ fn is_google(answer: &Answer) -> bool {
     answer.headers.get("metadata-flavor").is_some_and(|flavor| flavor == "Google")
 }
 
+/// Whether a process here that has a network can ask Google's metadata server: firmware says so, or it answers within a
+/// moment. Blocks for a third of a second at most.
+#[must_use]
+pub fn is_here() -> bool {
+    let is_reached = || probe(SocketAddr::from((ADDRESS_BYTES, 80)), std::time::Instant::now() + IMPATIENT);
+    firmware_is_google() || is_reached().unwrap_or(false)
+}
+
+/// Asks for nothing but the header by which a metadata server makes itself known.
+fn probe(address: SocketAddr, until: std::time::Instant) -> io::Result<bool> {
+    let left = || until.saturating_duration_since(std::time::Instant::now()).max(Duration::from_millis(1));
+    let mut stream = TcpStream::connect_timeout(&address, left())?;
+    stream.set_write_timeout(Some(left()))?;
+    stream.write_all(PROBE)?;
+    let mut answer = Vec::with_capacity(1024);
+    let mut buffer = [0; 1024];
+    while answer.len() < LARGEST_HEAD && std::time::Instant::now() < until {
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut head = httparse::Response::new(&mut headers);
+        if head.parse(&answer).map_err(io::Error::other)?.is_complete() {
+            let is_flavor = |name: &str| name.eq_ignore_ascii_case("metadata-flavor");
+            return Ok(head.headers.iter().any(|it| is_flavor(it.name) && it.value == b"Google"));
+        }
+        stream.set_read_timeout(Some(left()))?;
+        match stream.read(&mut buffer)? {
+            0 => break,
+            read => answer.extend_from_slice(&buffer[..read]),
+        }
+    }
+    Ok(false)
+}
+
+fn firmware_is_google() -> bool {
+    let product = std::fs::read_to_string(Path::new("/sys/class/dmi/id/product_name")).unwrap_or_default();
+    product.contains("Google")
+}
+
 /// Whether firmware or environment say that this may be one of Google's machines.
 #[must_use]
 pub fn suggests_google(environment: &Environment) -> bool {
-    let product = std::fs::read_to_string(Path::new("/sys/class/dmi/id/product_name")).unwrap_or_default();
-    product.contains("Google") || HINTS.iter().any(|name| environment.get(name).is_some())
+    firmware_is_google() || HINTS.iter().any(|name| environment.get(name).is_some())
 }
 
 /// Variables that Cloud Run, Cloud Functions, App Engine, GKE and Vertex AI set.
@@ -138,5 +176,48 @@ const HINTS: [&str; 7] = [
 ];
 /// The address, not the name: a name would be looked up with the local resolver, which may take seconds to fail.
 const ADDRESS: &str = "169.254.169.254";
+const ADDRESS_BYTES: [u8; 4] = [169, 254, 169, 254];
+const PROBE: &[u8] =
+    b"GET / HTTP/1.1\r\nhost: metadata.google.internal\r\nmetadata-flavor: Google\r\nconnection: close\r\n\r\n";
+const LARGEST_HEAD: usize = 8 << 10;
 const PATIENT: Duration = Duration::from_secs(5);
 const IMPATIENT: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What a server that says this is taken for, by somebody who waits for it so long.
+    fn probed(answer: &'static [u8], patience: Duration) -> bool {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.write_all(answer);
+            // Until the other end has heard enough.
+            let _ = io::copy(&mut stream, &mut io::sink());
+        });
+        let found = probe(address, std::time::Instant::now() + patience).unwrap_or(false);
+        server.join().unwrap();
+        found
+    }
+
+    #[test]
+    fn a_metadata_server_is_known_by_its_header_and_nothing_else_is_taken_for_one() {
+        let long = Duration::from_secs(20);
+        assert!(probed(b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\n\r\n", long));
+        assert!(probed(b"HTTP/1.0 403 Forbidden\r\nmetadata-flavor: Google\r\n\r\nno", long));
+        for other in [
+            &b"HTTP/1.1 401 Unauthorized\r\nserver: EC2ws\r\n\r\n"[..],
+            b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Other\r\n\r\n",
+            b"SSH-2.0-x\r\n",
+        ] {
+            assert!(!probed(other, long), "{}", String::from_utf8_lossy(other));
+        }
+        // One that says nothing costs no more than the patience.
+        assert!(!probed(b"", Duration::from_millis(50)));
+        assert!(!probed(b"HTTP/1.1 200 OK\r\nMetadata-Fl", Duration::from_millis(50)));
+    }
+}

@@ -18,6 +18,8 @@ pub const MADE_BY: &str = "valetkey-made-by";
 /// On a request: what the daemon is to mark its own words with. On an answer: that mark, where nobody else wrote it. It
 /// goes to no registry, so none can set it.
 pub const MARK: &str = "valetkey-mark";
+/// The query of `POST /v1/stop` by whoever starts a newer daemon in this one's place: sockets of builds are to go on.
+pub const SUCCESSOR: &str = "successor";
 
 pub const JSON: &str = "application/json";
 /// RFC 9457.

@@ -7,7 +7,7 @@ use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
-use super::{ImageFault, Program};
+use super::{IMAGE, ImageFault, Program};
 
 /// Writes the image of a program.
 ///
@@ -16,12 +16,14 @@ use super::{ImageFault, Program};
 pub fn write(program: &Program, to: impl Write) -> Result<(), ImageFault> {
     let layer = layer(program).map_err(ImageFault::Write)?;
     let layer_digest = sha256(&layer);
+    // By the short name older Dockerfiles find it.
+    let names = [IMAGE, NAME].map(|name| [format!("{name}:latest"), format!("{name}:{VERSION}")]);
     let configuration = configuration(program, &layer_digest).to_string();
     let configuration_name = format!("{}.json", sha256(configuration.as_bytes()));
     let layer_name = format!("{layer_digest}/layer.tar");
     let manifest = json!([{
         "Config": configuration_name,
-        "RepoTags": [format!("{NAME}:latest"), format!("{NAME}:{VERSION}")],
+        "RepoTags": names.concat(),
         "Layers": [layer_name],
     }])
     .to_string();
@@ -35,6 +37,14 @@ pub fn write(program: &Program, to: impl Write) -> Result<(), ImageFault> {
         append(&mut archive, name, 0o644, bytes).map_err(ImageFault::Write)?;
     }
     archive.into_inner().and_then(|mut to| to.flush()).map_err(ImageFault::Write)
+}
+
+/// By what an engine knows the program's layer, in the words of its `RootFS`: equal for equal programs.
+///
+/// # Errors
+/// Never: it is written into memory.
+pub fn layer_digest(program: &Program) -> io::Result<String> {
+    layer(program).map(|layer| format!("sha256:{}", sha256(&layer)))
 }
 
 /// The whole file system of the image.
@@ -127,13 +137,16 @@ mod tests {
         let files = files(&archive(Platform::Arm64));
         let manifest: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
         let [image] = manifest.as_array().unwrap().as_slice() else { panic!("{manifest}") };
-        let tags = [json!("valetkey:latest"), json!(format!("valetkey:{VERSION}"))];
-        assert_eq!(image["RepoTags"].as_array().unwrap(), &tags);
+        let tags = ["valetkey.invalid/valetkey", "valetkey"]
+            .map(|name| [json!(format!("{name}:latest")), json!(format!("{name}:{VERSION}"))]);
+        assert_eq!(image["RepoTags"].as_array().unwrap(), &tags.concat());
         let name = image["Config"].as_str().unwrap();
         assert_eq!(name, format!("{}.json", sha256(&files[name])));
         let configuration: Value = serde_json::from_slice(&files[name]).unwrap();
         let layer = &files[image["Layers"][0].as_str().unwrap()];
         assert_eq!(configuration["rootfs"]["diff_ids"], json!([format!("sha256:{}", sha256(layer))]));
+        let program = Program { bytes: b"a program".repeat(100), platform: Platform::Arm64 };
+        assert_eq!(configuration["rootfs"]["diff_ids"], json!([layer_digest(&program).unwrap()]));
         assert_eq!(configuration["architecture"], "arm64");
         assert_eq!(configuration["config"]["Entrypoint"], json!(["/valetkey"]));
         assert_eq!(configuration["config"]["Labels"]["org.opencontainers.image.version"], VERSION);

@@ -65,7 +65,7 @@ fn in_turns(
         &directory.join("private"),
         sandbox.google,
         "--mount=type=ssh,id=valetkey,required=true \
-         --mount=from=valetkey,source=/valetkey,target=/usr/bin/valetkey valetkey exec --",
+         --mount=from=valetkey.invalid/valetkey,source=/valetkey,target=/usr/bin/valetkey valetkey exec --",
         socket(sandbox)?,
     );
     let plain = Build::new(&directory.join("open"), open, "PIP_CERT=/bundle.pem", Vec::new());

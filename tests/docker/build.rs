@@ -9,7 +9,7 @@ use super::scene::Scene;
 fn dockerfile(base: &str, index: &str, before: &str) -> String {
     format!(
         "FROM {base}\n{before}RUN --mount=type=ssh,id=valetkey,required=true,mode=0666 \
-         --mount=from=valetkey,source=/valetkey,target=/usr/bin/valetkey \
+         --mount=from=valetkey.invalid/valetkey,source=/valetkey,target=/usr/bin/valetkey \
          valetkey exec -- pip install --no-cache-dir --break-system-packages --index-url {index} acme-hello\n\
          RUN python3 -c 'import acme_hello; print(acme_hello.MESSAGE)'\n"
     )
@@ -32,8 +32,10 @@ fn pip_installs_in_docker_without_a_network_and_no_token_is_inside() {
 fn pip_installs_in_buildah_and_no_token_is_inside() {
     let Some(buildah) = Buildah::find() else { return };
     let (scene, flags) = Scene::new();
-    let text = dockerfile(buildah.base(), &scene.sandbox.index(), "")
-        .replace("--mount=from=valetkey", &format!("--mount=type=bind,from={}", buildah.valetkey()));
+    let text = dockerfile(buildah.base(), &scene.sandbox.index(), "").replace(
+        "--mount=from=valetkey.invalid/valetkey",
+        &format!("--mount=type=bind,from={}", buildah.valetkey()),
+    );
     let built = buildah.build(&text, &[], &flags);
     built.assert_success();
     scene.hunt(&built, &buildah.export(&built.image), buildah.stores());
@@ -61,7 +63,7 @@ fn a_daemon_that_is_started_again_opens_the_same_socket() {
     let Some(engine) = Engine::of(Release::Installed) else { return };
     let (scene, flags) = Scene::new();
     engine.valetkey();
-    scene.sandbox.stop();
+    scene.sandbox.make_room();
     let _daemon = scene.serve();
     let text = dockerfile(engine.base(), &scene.sandbox.index(), "");
     scene.build(engine, &text, &[], &scene.flags);

@@ -125,7 +125,7 @@ impl Buildah {
         self.valetkey.get_or_init(|| {
             assert_success(&self.load(&prepared::static_program().expect("the static program")));
         });
-        "localhost/valetkey"
+        "valetkey.invalid/valetkey"
     }
 
     /// `valetkey docker image >FILE; buildah pull docker-archive:FILE`.

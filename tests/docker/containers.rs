@@ -106,21 +106,22 @@ fn the_mounted_directory_serves_root_and_others_once_they_are_named() {
         assert_success(&run);
         assert!(run.stdout.contains("acme_hello-"), "{run:?}");
     };
-    let refused = |uid: &str| {
+    let refused = |uid: &str, line: &str| {
         let run = fetch(uid);
         assert_ne!(run.code, Some(0), "{run:?}");
-        assert!(run.stdout.contains(&format!("[build] peers = [{uid}]")), "{run:?}");
+        assert!(run.stdout.contains(line), "{line}: {run:?}");
     };
     served("0");
-    refused("4711");
-    refused("100000");
+    refused("4711", "[build] peers = [4711]");
+    refused("100000", "[build] peers = [100000]");
     sandbox.configure(&format!("{terms}peers = [4711, \"100000-165535\"]\n"));
-    refused("4711");
+    refused("4711", "[build] peers = [4711]");
     assert_success(&sandbox.run(sandbox.valetkey().arg("reload")));
     for uid in ["0", "4711", "100000", "165535"] {
         served(uid);
     }
-    refused("165536");
+    // Another list would lose those who are in it.
+    refused("165536", "add 165536 to the `peers` of [build] at ");
     assert!(daemon.log().contains("\"uid\":100000"), "{}", daemon.log());
 }
 

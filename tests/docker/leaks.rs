@@ -190,7 +190,7 @@ fn a_token_that_was_let_into_a_step_is_nowhere_afterwards() {
     let flags = vec!["--secret".to_owned(), format!("id=valetkey,src={}", file.display())];
     let text = format!(
         "FROM {}\nRUN --mount=type=secret,id=valetkey \
-         --mount=from=valetkey,source=/keyring,target=/usr/local/sbin/keyring \
+         --mount=from=valetkey.invalid/valetkey,source=/keyring,target=/usr/local/sbin/keyring \
          echo \"<length> $({get} | wc -c)\"\n",
         engine.base()
     );

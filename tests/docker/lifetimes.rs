@@ -164,7 +164,7 @@ pub(super) fn in_the_middle_of<'a>(
     let google = &scene.sandbox.google;
     google.add_large_package("acme", "private", "acme-large", "1.0.0", LARGE);
     google.registry_fault_always("/artifacts-downloads/", given);
-    scene.sandbox.stop();
+    scene.sandbox.make_room();
     let daemon = scene.serve();
     std::thread::scope(|scope| {
         let build = scope.spawn(build);

@@ -15,12 +15,14 @@ mod harness;
 #[path = "../stand-in/stand_in.rs"]
 mod stand_in;
 
+mod args;
 mod build;
 mod buildah;
 mod engine;
 mod guard;
 mod machine;
 mod memory;
+mod metadata;
 mod podman;
 mod prepared;
 mod process;

@@ -108,7 +108,10 @@ pub(crate) fn step(command: &str) -> String {
 
 /// The same for buildah, which takes a mount without a type for another of the type before it.
 pub(crate) fn buildah_step(buildah: &Buildah, command: &str) -> String {
-    step(command).replace("--mount=from=valetkey", &format!("--mount=type=bind,from={}", buildah.valetkey()))
+    step(command).replace(
+        "--mount=from=valetkey.invalid/valetkey",
+        &format!("--mount=type=bind,from={}", buildah.valetkey()),
+    )
 }
 
 /// The lines which a step printed behind `<name> `, whatever the builder put before them.
@@ -126,4 +129,5 @@ pub(crate) fn told_once<'a>(built: &'a Built, name: &str) -> &'a str {
 }
 
 pub(crate) const SOCKET: &str = "--mount=type=ssh,id=valetkey,required=true,mode=0666";
-pub(crate) const PROGRAM: &str = "--mount=from=valetkey,source=/valetkey,target=/usr/bin/valetkey";
+pub(crate) const PROGRAM: &str =
+    "--mount=from=valetkey.invalid/valetkey,source=/valetkey,target=/usr/bin/valetkey";

@@ -13,7 +13,7 @@ fn asks(scene: &Scene) -> String {
         "RUN mkdir -p /etc/valetkey && printf '[[registry]]\\nhost = \"{}\"\\n' >/etc/valetkey/config.toml\n\
          RUN {SOCKET} {} echo '<token>' $(keyring get {} oauth2accesstoken | sha256sum)\n",
         scene.host(),
-        PROGRAM.replace("/valetkey", "/keyring"),
+        PROGRAM.replace("=/valetkey", "=/keyring").replace("bin/valetkey", "bin/keyring"),
         scene.sandbox.index()
     )
 }

@@ -250,6 +250,16 @@ impl Sandbox {
         }
     }
 
+    /// Ends the daemon as an update does, so that the next one opens the sockets of builds again.
+    pub fn make_room(&self) {
+        let mut stream = UnixStream::connect(self.socket()).expect("a daemon");
+        let message =
+            "POST /v1/stop?successor HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(message.as_bytes()).expect("a daemon");
+        let lock = fs::File::open(self.runtime().join("daemon.lock")).expect("a lock");
+        Self::wait_until("the old daemon is gone", || lock.try_lock().is_ok());
+    }
+
     /// Keeps what a program said, for the leak hunt.
     pub fn hear(&self, bytes: &[u8]) {
         self.said.lock().expect("a lock").extend_from_slice(bytes);

@@ -16,7 +16,7 @@ use valetkey::config::{Config, EndpointUrls, ExtraRegistry, Format};
 use valetkey::daemon::audit::Log;
 use valetkey::daemon::post::{Carrier, Post, Purpose};
 use valetkey::daemon::terms::{Admitted, Terms};
-use valetkey::daemon::{Bound, Daemon, Loaded, Socket, StartedBy, run};
+use valetkey::daemon::{Bound, Daemon, Lasting, Loaded, Socket, StartedBy, run};
 use valetkey::environment::Environment;
 use valetkey::grant::{Grant, Origin, Pattern, ProxyGrant, Repositories};
 use valetkey::paths::Paths;
@@ -55,7 +55,7 @@ impl<'a> Served<'a> {
             };
             Pattern::parse(&text, &hosts).unwrap()
         });
-        let proxy = ProxyGrant::new(access, Repositories::Listed(patterns.collect()), Origin::Build);
+        let proxy = ProxyGrant::new(access, Repositories::Listed(patterns.collect()), Origin::Build(None));
         let grant = Grant { proxy: Some(proxy), ..Grant::nothing() };
         let socket = sandbox.path("run/narrow.sock");
         let terms = Terms { grant, admitted: Admitted::owner() };
@@ -70,7 +70,15 @@ impl<'a> Served<'a> {
             let clock = sources.world.clock;
             let broker = Broker::new(Hosts::new(&config.registries), sources, clock, Arc::default());
             let (build, policy) = (Written::default(), Policy::default());
-            Ok(Loaded { broker, redirect_hosts: Vec::new(), build, extra: Vec::new(), index: None, policy })
+            Ok(Loaded {
+                broker,
+                redirect_hosts: Vec::new(),
+                build,
+                extra: Vec::new(),
+                index: None,
+                policy,
+                lasting: Lasting::default(),
+            })
         });
         let (log, guard) = Log::to_file(&sandbox.path("narrow.log")).unwrap();
         let daemon = Daemon::new(reload, log, StartedBy::Helper, None, None).unwrap();
@@ -136,7 +144,9 @@ fn a_listed_repository_is_served_and_every_other_is_refused_with_the_line_to_add
     for repository in ["acme/private-too", "acme/other", "acme-too/private", "acme/PRIVATE", "acme/privat"] {
         let (status, body) = served.pass("GET", &format!("/{repository}/simple/secret/"));
         assert_eq!(status, 403, "{repository}: {body}");
-        let line = format!("[build] repositories = [\\\"https://localhost:{port}/{repository}\\\"]");
+        let line = format!(
+            "[build] repositories = [\\\"https://localhost:{port}/acme/private\\\", \\\"https://localhost:{port}/{repository}\\\"]"
+        );
         assert!(body.contains(&line), "{body}");
     }
     for path in [

@@ -254,7 +254,8 @@ fn what_is_not_granted_is_refused_with_the_line_to_add_and_nobody_is_asked() {
     for target in [index(&sandbox, PAGE), "/simple/acme-hello/".to_owned()] {
         let answer = at_listener(&socket, &target);
         assert_eq!(answer.status, 403, "{target}: {answer:?}");
-        let line = format!("repositories = [\"https://localhost:{}/acme/private\"]", sandbox.google.port());
+        let wanted = format!("\"https://localhost:{}/acme/private\"", sandbox.google.port());
+        let line = format!("repositories = [{granted}, {wanted}]");
         assert!(answer.problem()["hint"].as_str().unwrap().contains(&line), "{answer:?}");
     }
     assert!(sandbox.google.registry_requests().is_empty() && sandbox.google.token_requests().is_empty());

@@ -56,7 +56,8 @@ fn a_refusal_at_a_listener_names_its_line_in_the_configuration() {
     sandbox.configure(&(listener("unix", &http, "tokens = true") + &listener("agent", &ssh, "")));
     let _daemon = sandbox.serve();
     let (status, body) = unix(&http, "GET", &page(&sandbox, "acme/other"), "");
-    let line = format!("repositories = [\\\"{}\\\"]", repository(&sandbox, "acme/other"));
+    // One line, with what is granted already.
+    let line = format!("repositories = [\\\"{granted}\\\", \\\"{}\\\"]", repository(&sandbox, "acme/other"));
     let wanted = format!("[[listener]] at {place_of_http}: {line}");
     assert!(status == 403 && body.contains(&wanted), "{wanted}: {status} {body}");
     let (status, body) = unix(&http, "POST", "/v1/credential", &question(&sandbox, "read"));
@@ -85,7 +86,7 @@ fn tokens_that_cannot_be_narrowed_enter_a_build_where_the_command_says_so() {
     let socket = opened(&args(&sandbox, &[&granted, "--tokens", "--unnarrowed"]));
     assert_eq!(ask(&socket).0, 200);
     // What is open is opened again with all that was asked for.
-    sandbox.stop();
+    sandbox.make_room();
     let _daemon = sandbox.serve();
     assert_eq!(ask(&socket).0, 200);
     let run = args(&sandbox, &[&granted, "--unnarrowed"]);
@@ -98,7 +99,8 @@ fn a_policy_keeps_a_build_from_what_is_beyond_it_and_says_so_at_once() {
     sandbox.sign_in();
     let granted = repository(&sandbox, "acme/private");
     let under = |policy: &str, flags: &str| {
-        let script = format!("valetkey docker args {granted} {flags}; valetkey stop");
+        let script =
+            format!("VALETKEY_AUTO_START=true valetkey docker args {granted} {flags}; valetkey stop");
         with_file(&sandbox, "/etc/valetkey", "policy.toml", policy, &script)
     };
     for (policy, flags, word) in [
@@ -108,7 +110,8 @@ fn a_policy_keeps_a_build_from_what_is_beyond_it_and_says_so_at_once() {
         ("access = \"read\"", "--tokens --unnarrowed", "could write"),
     ] {
         let Some(run) = under(policy, flags) else { return };
-        assert!(run.stdout.is_empty() && run.stderr.contains(word), "{policy} {flags}: {run:?}");
+        assert!(run.stdout.starts_with("--valetkey-docker-args-failed--the-policy-of"), "{run:?}");
+        assert!(run.stderr.contains(word), "{policy} {flags}: {run:?}");
         assert!(run.stderr.contains("/etc/valetkey/policy.toml"), "{run:?}");
     }
     let allowed = under("access = \"read\"", "--tokens").unwrap();

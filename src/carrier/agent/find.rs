@@ -8,6 +8,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
+
 use super::AgentFault;
 use super::once::read_message;
 use super::wire;
@@ -21,7 +24,7 @@ use crate::sys::worker::touch;
 /// tenth with one that is served by this very machine, for ten seconds in a build, and not beyond `until`.
 ///
 /// # Errors
-/// In a build, when none is ours and one has not answered.
+/// In a build, when none is ours and one has not answered, or this user may not open it.
 pub fn find(
     environment: &Environment,
     mounted: Vec<PathBuf>,
@@ -30,7 +33,8 @@ pub fn find(
     let in_build = !mounted.is_empty();
     let named = environment.path("SSH_AUTH_SOCK");
     let others = mounted.into_iter().filter(|path| Some(path) != named.as_ref());
-    let candidates = named.clone().into_iter().chain(others).collect();
+    let candidates: Vec<_> = named.clone().into_iter().chain(others).collect();
+    let closed = candidates.iter().find(|path| is_closed(path)).cloned();
     // Elsewhere an agent's process may be here and only pass on what another machine says.
     let passes_on = || {
         environment.get("SSH_CONNECTION").is_some()
@@ -44,10 +48,18 @@ pub fn find(
     match first_of_ours(candidates, rounds, until) {
         Ok(found) => Ok(Some(found)),
         Err(silent) if in_build => {
-            silent.into_iter().next().map_or(Ok(None), |path| Err(AgentFault::Deadline(path)))
+            let silent = silent.into_iter().next().map(AgentFault::Deadline);
+            silent.or(closed.map(AgentFault::Closed)).map_or(Ok(None), Err)
         }
         Err(_) => Ok(None),
     }
+}
+
+/// Whether there is a socket that this user may not open: BuildKit mounts it for root, where a step does not say
+/// otherwise.
+#[must_use]
+pub fn is_closed(path: &Path) -> bool {
+    access(path, Access::WRITE_OK).is_err_and(|error| error == Errno::ACCESS)
 }
 
 /// How long to wait for an answer.

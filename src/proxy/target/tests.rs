@@ -329,7 +329,7 @@ proptest! {
     ) {
         let path = format!("{start}{}", pieces.concat());
         let patterns = vec![Pattern::parse("us/acme/private", &hosts()).unwrap()];
-        let grant = ProxyGrant::new(Access::Read, Repositories::Listed(patterns), Origin::Build);
+        let grant = ProxyGrant::new(Access::Read, Repositories::Listed(patterns), Origin::Build(None));
         if let Ok(target) = parse(&format!("/registry/{host}{path}")) {
             let sent = target.uri.path_and_query().unwrap().as_str();
             prop_assert_eq!(sent, &path);

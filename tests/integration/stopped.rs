@@ -1,0 +1,84 @@
+//! A daemon that is stopped, as by ctrl-Z or a debugger: the kernel lets connections in for it, and nothing is answered.
+//! Each command says so at once, with the pid, and a helper does without it.
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::assert_given;
+use super::harness::{Daemon, Sandbox};
+use super::listeners::{repository, with_package};
+
+fn send(daemon: &Daemon<'_>, signal: Signal) {
+    kill_process(Pid::from_child(&daemon.child), signal).unwrap();
+}
+
+/// Until the kernel says so: a signal takes a moment.
+fn stop(daemon: &Daemon<'_>) {
+    send(daemon, Signal::STOP);
+    let pid = i32::try_from(daemon.pid()).unwrap();
+    Sandbox::wait_until("it is stopped", || valetkey::sys::is_stopped(pid));
+}
+
+#[test]
+fn a_stopped_daemon_is_named_by_every_command_that_needs_it() {
+    let sandbox = with_package();
+    sandbox.sign_in();
+    let mut daemon = sandbox.serve();
+    stop(&daemon);
+    let pid = daemon.pid();
+    let granted = repository(&sandbox, "acme/private");
+    for words in [
+        &["stop"][..],
+        &["status"],
+        &["status", "--json"],
+        &["reload"],
+        &["docker", "args", &granted],
+        &["exec", "--", "/bin/true"],
+        &["doctor"],
+    ] {
+        let run = sandbox.run(sandbox.valetkey().args(words));
+        assert_ne!(run.code, Some(0), "{words:?}: {run:?}");
+        let said = format!("{}{}", run.stdout, run.stderr);
+        let wanted = format!("the daemon (pid {pid}) does not answer: it is stopped");
+        assert!(said.contains(&wanted), "{words:?}: {run:?}");
+        let remedy = format!("let it go on with `kill -CONT {pid}`, or end it with `kill -9 {pid}`");
+        assert!(said.contains(&remedy), "{words:?}: {run:?}");
+    }
+    let run = sandbox.run(sandbox.valetkey().arg("serve"));
+    let wanted = format!("end it with `kill -9 {pid}`");
+    assert!(run.code == Some(1) && run.stderr.contains(&wanted), "{run:?}");
+    // Helpers answer by themselves.
+    assert_given(&sandbox.run(&mut sandbox.get()));
+    // Both remedies are true.
+    send(&daemon, Signal::CONT);
+    assert_eq!(sandbox.run(sandbox.valetkey().arg("status")).code, Some(0));
+    stop(&daemon);
+    daemon.kill();
+    let run = sandbox.run(sandbox.valetkey().args(["exec", "--", "/bin/true"]));
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+/// It is not stopped, and yet it does not answer: somebody else's lock, a dead disk.
+#[test]
+fn a_daemon_that_is_stuck_is_named_as_well() {
+    let sandbox = with_package();
+    sandbox.sign_in();
+    let mut daemon = sandbox.serve();
+    daemon.kill();
+    // What it left behind, and a process that accepts nothing, in its place.
+    let note = sandbox.runtime().join("daemon.lock");
+    let text = std::fs::read_to_string(&note).unwrap();
+    let own = std::process::id();
+    std::fs::write(&note, text.replace(&format!("\"pid\":{}", daemon.pid()), &format!("\"pid\":{own}")))
+        .unwrap();
+    std::fs::remove_file(sandbox.socket()).unwrap();
+    let silent = std::os::unix::net::UnixListener::bind(sandbox.socket()).unwrap();
+    for words in [&["stop"][..], &["status"], &["reload"]] {
+        let run = sandbox.run(sandbox.valetkey().args(words));
+        assert_eq!(run.code, Some(3), "{run:?}");
+        let wanted = format!("the daemon (pid {own}) does not answer");
+        let remedy = format!("hint: end it with `kill -9 {own}`");
+        assert!(run.stderr.contains(&wanted) && run.stderr.contains(&remedy), "{run:?}");
+    }
+    drop(silent);
+    std::fs::remove_file(sandbox.socket()).unwrap();
+}
