@@ -60,13 +60,7 @@ impl Fault for BlockingFault {
 /// When there is no thread for it.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BlockingFault> {
     let (tell, told) = oneshot::channel();
-    #[cfg(test)]
-    let still = tests::Still::hold();
-    spawn(move || {
-        drop(tell.send(work()));
-        #[cfg(test)]
-        drop(still);
-    })?;
+    spawn(move || drop(tell.send(work())))?;
     told.await.map_err(|_| BlockingFault::Broken)
 }
 
@@ -107,7 +101,11 @@ pub fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), BlockingFault> 
         let text = format!("{MOST} of them wait for something already");
         BlockingFault::NoThread(io::Error::other(text))
     })?;
+    #[cfg(test)]
+    let still = tests::Still::hold();
     let work = move || {
+        #[cfg(test)]
+        let _time = still.as_ref().map(tests::Still::enter);
         work();
         drop(place);
     };
@@ -188,15 +186,22 @@ mod tests {
     use super::*;
 
     /// Time that is paused goes on while nobody works but threads of our own, and stands still while one of tokio's does.
-    pub(super) struct Still(
-        #[expect(dead_code, reason = "its end is what tells")] std::sync::mpsc::Sender<()>,
-    );
+    /// And only there it is the time of the test.
+    pub(super) struct Still {
+        runtime: tokio::runtime::Handle,
+        _until: std::sync::mpsc::Sender<()>,
+    }
 
     impl Still {
-        pub(super) fn hold() -> Self {
+        pub(super) fn hold() -> Option<Self> {
+            let runtime = tokio::runtime::Handle::try_current().ok()?;
             let (hold, until) = channel();
-            tokio::task::spawn_blocking(move || until.recv());
-            Self(hold)
+            runtime.spawn_blocking(move || until.recv());
+            Some(Self { runtime, _until: hold })
+        }
+
+        pub(super) fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+            self.runtime.enter()
         }
     }
 
