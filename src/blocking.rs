@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 
 /// Why work that may block has not been done.
@@ -25,7 +26,7 @@ pub enum BlockingFault {
     #[error("no thread can be had")]
     NoThread(#[source] io::Error),
     /// Whatever is behind the path says nothing.
-    #[error("{} does not answer", .0.display())]
+    #[error("{} does not answer", shown_path(.0))]
     Silent(PathBuf),
     /// It came to grief.
     #[error("a part of valetkey came to grief; this is a defect")]
