@@ -349,3 +349,17 @@ fn a_run_inside_of_a_run_with_an_index_serves_that_index() {
         daemon.seen()
     );
 }
+
+/// Nothing but the proxy came through: what the run has changed cannot be known.
+#[test]
+fn a_daemon_that_has_kept_the_proxy_of_a_run_says_how_to_be_rid_of_it() {
+    let sandbox = with_package();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("http://{}", taken.local_addr().unwrap());
+    drop(taken);
+    sandbox.run(sandbox.get().env("HTTPS_PROXY", &proxy));
+    let script = format!("curl -sS -o /dev/null {}acme-hello/", sandbox.index());
+    let run = sandbox.run(&mut shell_in_exec(&sandbox, &script));
+    assert!(run.stderr.contains("run `valetkey stop`"), "{run:?}");
+    assert!(run.stderr.contains(proxy.trim_start_matches("http://")), "{run:?}");
+}
