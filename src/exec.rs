@@ -78,14 +78,16 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
         (order.say)(&outdated);
     }
     let credential = granted.credential.is_some();
-    let proxied = proxied(granted, &way, order)?;
+    // What a run around this one, or before it, has led to its index is led there by this one: nobody else can.
+    let index = order.index.clone().or_else(|| index::inherited(&client.environment));
+    let proxied = proxied(granted, &way, index.as_deref())?;
     let place = Place::new(&client.environment, child::serves_others())?;
     if !place.is_in_memory() {
         let place = shown_path(place.path());
         (order.say)(&format!("{place} is not in memory: what a killed run leaves there stays"));
     }
     let mut hosts = proxied.hosts;
-    if order.index.is_some() {
+    if index.is_some() {
         hosts.push(HostPattern::Exact { host: index::HOST.to_owned(), port: 443 });
     }
     let authority = Authority::new(&hosts, Clock::system())?;
@@ -116,7 +118,7 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
         hosts: &hosts,
         place: &place,
         authority: &authority,
-        index: order.index.as_deref(),
+        index: index.as_deref(),
         credential,
     };
     let wiring = wire.wiring()?;
@@ -219,16 +221,16 @@ fn ask(way: &Way) -> Result<Granted, Failure> {
 }
 
 /// What is granted, where that is enough for what is ordered.
-fn proxied(granted: Granted, way: &Way, order: &Order) -> Result<Proxied, Failure> {
+fn proxied(granted: Granted, way: &Way, index: Option<&str>) -> Result<Proxied, Failure> {
     let serves_merged = granted.index;
     let proxied = granted.proxy.filter(|proxied| !proxied.hosts.is_empty());
     let proxied = proxied.ok_or_else(|| nothing_granted(way, granted.remedy.as_deref()))?;
-    if order.index.as_deref() == Some(MERGED) && !serves_merged {
+    if index == Some(MERGED) && !serves_merged {
         let text = format!("the daemon at {} serves no merged index", shown_path(way.path()));
         return Err(Failure::new(Kind::Refused, text)
             .with_hint("name a repository behind --index, or configure [index] where the daemon runs"));
     }
-    let hosts = order.index.as_deref().map(hosts_of).unwrap_or_default();
+    let hosts = index.map(hosts_of).unwrap_or_default();
     if let Some(host) = hosts.into_iter().find(|host| !covers(&proxied, host)) {
         let text = format!(
             "the daemon at {} grants no repository of {host} to this process",

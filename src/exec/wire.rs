@@ -64,6 +64,20 @@ impl Wire<'_> {
                 shown_path(path)
             ));
         }
+        if let Some((path, line)) = self.files.pipenv.as_ref().filter(|_| self.command.runs("pipenv")) {
+            wiring.notes.push(format!(
+                "{}:{line} wins over the variables that lead pipenv here: take that line out, or set PIPENV_DONT_LOAD_ENV=1",
+                path.display()
+            ));
+        }
+        let named = self.command.values_of("--config-file").filter(|_| self.command.may_run("uv"));
+        if named.filter_map(|file| text(Path::new(file))).any(|text| uv::leads_past(&text)) {
+            wiring.notes.push(format!(
+                "the file behind `--config-file` says which proxy uv uses, and wins over what leads uv here: name it in \
+                 {} instead",
+                uv::CONFIG_FILE
+            ));
+        }
         if self.index.is_some() {
             let look = Look {
                 environment,
@@ -86,7 +100,7 @@ impl Wire<'_> {
         let bundle = wiring.take(trust::WGET).map(PathBuf::from);
         let list = no_proxy_of(self.environment, self.own(Tool::Wget).as_ref(), self.hosts);
         let text = rc::wgetrc(self.files, bundle.as_deref(), &self.ports.address(Tool::Wget), &list);
-        wiring.set("WGETRC", self.write("wgetrc", &text, self.files.wgetrc.text.is_empty())?);
+        wiring.set("WGETRC", self.write("wgetrc", &text, !rc::is_private(&self.files.wgetrc.text))?);
 
         let bundle = wiring.take(trust::APT).map(PathBuf::from);
         let granted: Vec<HostPattern> =

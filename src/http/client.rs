@@ -43,7 +43,12 @@ pub enum HttpFault {
     Setup(TrustFault),
     /// No name, no route, nobody listening, or a proxy that refuses.
     #[error("cannot reach {}", shown(host))]
-    Connect { host: String, source: Opaque },
+    Connect {
+        host: String,
+        /// The proxy on the way, where it is one on this machine.
+        proxy: Option<String>,
+        source: Opaque,
+    },
     /// The certificate is not one that this machine trusts.
     #[error("{} shows a certificate that this machine does not trust", shown(host))]
     Certificate { host: String, source: Opaque, remedy: String },
@@ -105,6 +110,10 @@ impl Fault for HttpFault {
         Some(match self {
             Self::Setup(fault) => return fault.hint(),
             Self::Certificate { remedy, .. } => remedy.clone(),
+            Self::Connect { proxy: Some(proxy), .. } => format!(
+                "the way there is the proxy {proxy} of HTTPS_PROXY: where a run of `valetkey exec` that is over has left \
+                 that, unset it and run `valetkey stop`, since a daemon keeps what it was started with"
+            ),
             Self::Connect { .. } | Self::Deadline { .. } => {
                 "check the network, and HTTPS_PROXY where a proxy is needed".to_owned()
             }
@@ -217,7 +226,11 @@ impl HttpClient {
         let (opening, crowd) = (connector.call(request.uri().clone()), self.shared.crowd.clone());
         let host = host_of(request.uri());
         let opening = async move {
-            let stream = opening.await.map_err(|error| unconnected(&host, &error))?;
+            let stream = opening.await.map_err(|error| HttpFault::Connect {
+                host: host.clone(),
+                proxy: None,
+                source: Opaque::of(&error),
+            })?;
             let stream = TokioIo::new(Reached::Plain(stream.into_inner()));
             Ok(Wire::Http(Ahead::new(stream, &crowd)))
         };
@@ -295,7 +308,11 @@ impl HttpClient {
                     HttpFault::Certificate { host, source, remedy }
                 }
                 Some(why) => HttpFault::Tls { host, source: Opaque(why.to_string()) },
-                None => unconnected(&host, error.as_ref()),
+                None => {
+                    let by = Some(&shared.connector).filter(|connector| connector.is_by_loopback(uri));
+                    let proxy = by.and_then(|connector| connector.proxy_for(uri));
+                    HttpFault::Connect { host, proxy, source: Opaque::of(error.as_ref()) }
+                }
             }
         })
     }
@@ -339,11 +356,6 @@ pub(super) fn to_origin_form(head: &mut Parts) -> Result<Uri, HttpFault> {
 
 pub(super) fn broken(host: &str, error: &(dyn std::error::Error + 'static)) -> HttpFault {
     HttpFault::Broken { host: host.to_owned(), source: Opaque::of(error) }
-}
-
-/// Why there is no connection.
-fn unconnected(host: &str, error: &(dyn std::error::Error + 'static)) -> HttpFault {
-    HttpFault::Connect { host: host.to_owned(), source: Opaque::of(error) }
 }
 
 /// What TLS says of it, if that is where it ended. An `io::Error` hides what it wraps from `source()`, and one may wrap

@@ -36,6 +36,8 @@ pub struct Files {
     pub wget: Named,
     pub cargo: Named,
     pub curl: Option<(PathBuf, usize)>,
+    /// pipenv puts what stands in a project's `.env` in the place of its own variables.
+    pub pipenv: Option<(PathBuf, usize)>,
     pub wgetrc: Own,
     pub uv: UvFiles,
 }
@@ -85,6 +87,14 @@ impl Files {
             let line = text(&path)?.lines().position(leads_curl_past)? + 1;
             Some((path, line))
         });
+        let env = environment.path("PIPENV_DOTENV_LOCATION");
+        let project = directory.ancestors().find(|above| text(&above.join("Pipfile")).is_some());
+        let env = env.unwrap_or_else(|| project.unwrap_or(directory).join(".env"));
+        if environment.get("PIPENV_DONT_LOAD_ENV").is_none()
+            && let Some(line) = text(&env).and_then(|text| text.lines().position(leads_pipenv_past))
+        {
+            files.pipenv = Some((env, line + 1));
+        }
         files
     }
 }
@@ -209,6 +219,15 @@ fn leads_curl_past(line: &str) -> bool {
     !value.is_empty() && (names.contains(&name.as_str()) || name == "x")
 }
 
+fn leads_pipenv_past(line: &str) -> bool {
+    let line = line.trim_start();
+    let name = line.strip_prefix("export ").unwrap_or(line).split('=').next().unwrap_or_default().trim();
+    let names = ["PIP_PROXY", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"];
+    line.contains('=')
+        && (names.contains(&name)
+            || ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"].contains(&name.to_ascii_uppercase().as_str()))
+}
+
 const PIP: Keys = Keys {
     bundle: "cert",
     proxies: &["proxy"],
@@ -305,6 +324,16 @@ mod tests {
             ("/srv/app/.npmrc", "proxy=http://q.test"),
         ];
         assert_eq!(files(&[], &project).npm.proxy.as_deref(), Some("http://p.test"));
+    }
+
+    #[test]
+    fn what_pipenv_takes_for_variables_is_known() {
+        let env = "# HTTPS_PROXY=x\nA=HTTPS_PROXY=x\nexport https_proxy = http://u:p@x.test\n";
+        let texts = [("/work/Pipfile", ""), ("/work/.env", env), ("/work/app/.env", "PIP_CERT=/x.pem")];
+        assert_eq!(files(&[], &texts).pipenv, Some(("/work/.env".into(), 3)));
+        assert_eq!(files(&[], &texts[1..]).pipenv, Some(("/work/app/.env".into(), 1)));
+        assert_eq!(files(&[("PIPENV_DONT_LOAD_ENV", "1")], &texts).pipenv, None);
+        assert_eq!(files(&[], &[("/work/app/.env", "HTTP_PROXY=x\nB")]).pipenv, None);
     }
 
     #[test]

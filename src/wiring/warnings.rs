@@ -216,7 +216,8 @@ const FILES: [&str; 8] = [
     "UV_REQUIREMENT",
 ];
 /// Who says by itself which requirements files it reads.
-const CLIENTS: [&str; 9] = ["pip", "uv", "uvx", "poetry", "pdm", "pipenv", "pip-compile", "pip-sync", "pipx"];
+const CLIENTS: [&str; 10] =
+    ["pip", "uv", "uvx", "poetry", "pdm", "pipenv", "pip-compile", "pip-sync", "piptools", "pipx"];
 const USUAL: [&str; 4] = ["requirements.txt", "requirements.in", "requirements-dev.txt", "constraints.txt"];
 /// A file of uv's that the command itself names.
 const NAMED: &str = "--config-file";
