@@ -83,12 +83,15 @@ impl Paths {
     #[must_use]
     pub fn new(environment: &Environment) -> Self {
         // `directories` reads HOME and the XDG variables itself, and asks the user database where HOME is unset.
+        // A home that is not absolute would be the working directory, which may hold a stranger's files.
         let project = ProjectDirs::from("", "", "valetkey");
-        let configuration = project.as_ref().map(|dirs| dirs.config_dir().to_owned());
-        let state = project.as_ref().map(|dirs| dirs.state_dir().unwrap_or(dirs.data_local_dir()).to_owned());
-        let gcloud = environment
-            .path("CLOUDSDK_CONFIG")
-            .or_else(|| directories::BaseDirs::new().map(|dirs| dirs.home_dir().join(".config/gcloud")));
+        let of_project = |directory: fn(&ProjectDirs) -> &Path| {
+            project.as_ref().map(|dirs| directory(dirs).to_owned()).filter(|path| path.is_absolute())
+        };
+        let configuration = of_project(ProjectDirs::config_dir);
+        let state = of_project(|dirs| dirs.state_dir().unwrap_or(dirs.data_local_dir()));
+        let home = || directories::BaseDirs::new().map(|dirs| dirs.home_dir().join(".config/gcloud"));
+        let gcloud = environment.path("CLOUDSDK_CONFIG").or_else(|| home().filter(|path| path.is_absolute()));
         Self { configuration, state, runtime: runtime_directory(environment), gcloud }
     }
 

@@ -314,3 +314,22 @@ fn the_other_words_of_the_real_program_are_answered() {
     assert_refused(&ask(&["--print-completion", "bash"]), "valetkey completions SHELL");
     assert_refused(&ask(&["-b", "some.Backend", "get", "s", "u"]), "no other backends");
 }
+
+#[test]
+fn no_file_in_the_working_directory_adds_a_host() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    let text = "[[registry]]\nhost = \"packages.evil.example\"\n";
+    for below in ["config.toml", "valetkey/config.toml", ".config/valetkey/config.toml"] {
+        sandbox.write(&format!("tmp/checkout/{below}"), text);
+    }
+    for (name, value) in
+        [("HOME", "."), ("HOME", ""), ("XDG_CONFIG_HOME", "."), ("XDG_CONFIG_HOME", ".config")]
+    {
+        let mut keyring =
+            sandbox.keyring(["get", "https://packages.evil.example/simple/", "oauth2accesstoken"]);
+        let run = sandbox.run(keyring.current_dir(sandbox.path("tmp/checkout")).env(name, value));
+        // Nobody's, and so in silence.
+        assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (Some(1), "", ""), "{name}={value}");
+    }
+}

@@ -329,3 +329,31 @@ fn a_path_that_is_missing_is_shown_with_its_first_eighty_characters() {
         assert!(run.stderr.contains(&path[..80]) && !run.stderr.contains(&path[..81]), "{run:?}");
     }
 }
+
+#[test]
+fn of_whatever_was_named_no_more_than_eighty_characters_are_shown() {
+    let sandbox = Sandbox::new();
+    let words: Vec<_> = (100..140).map(|number| format!("w{number}")).collect();
+    let (name, path) = (words.join("-"), format!("/{}", words.join("/")));
+    let account = format!("{name}@acme.example");
+    let configured = sandbox.write(&format!("home{path}/valetkey/config.toml"), "nonsense = 1\n");
+    let configured = configured.parent().unwrap().parent().unwrap().to_str().unwrap().to_owned();
+    let index = sandbox.index();
+    for (variable, value, arguments) in [
+        ("VALETKEY_CREDENTIAL", account.as_str(), &["token"][..]),
+        ("GCE_METADATA_HOST", &name, &["token"]),
+        ("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", &path, &["token"]),
+        ("XDG_CONFIG_HOME", &configured, &["status"]),
+        ("X", &path, &["docker", "image", "--binary", &path]),
+        ("X", &name, &["docker", "image", "--platform", &name]),
+        ("X", &name, &["logout", "--account", &account]),
+        ("SSL_CERT_FILE", &path, &["doctor", &index]),
+    ] {
+        let run = sandbox.run(sandbox.valetkey().args(arguments).env(variable, value));
+        assert_ne!(run.code, Some(0), "{arguments:?} {run:?}");
+        let said = format!("{}{}", run.stdout, run.stderr);
+        for start in 0..value.len() - 80 {
+            assert!(!said.contains(&value[start..start + 81]), "{variable} {arguments:?} {said}");
+        }
+    }
+}
