@@ -98,8 +98,16 @@ impl Wire<'_> {
     fn own_files(&self, wiring: &mut Wiring) -> Result<(), Failure> {
         let bundle = wiring.take(trust::WGET).map(PathBuf::from);
         let list = no_proxy_of(self.environment, self.own(Tool::Wget).as_ref(), self.hosts);
-        let text = rc::wgetrc(self.files, bundle.as_deref(), &self.ports.address(Tool::Wget), &list);
-        wiring.set("WGETRC", self.write("wgetrc", &text, !rc::is_private(&self.files.wgetrc.text))?);
+        let mut own = self.files.wgetrc.text.as_str();
+        if rc::is_private(own) {
+            // The users who are served beside this one go without it, and not without wget.
+            let system = self.environment.path(rc::SYSTEM_WGETRC).unwrap_or_else(|| "/etc/wgetrc".into());
+            let whole = format!("{}\n{own}", text(&system).unwrap_or_default());
+            wiring.set(rc::SYSTEM_WGETRC, self.write("system-wgetrc", &whole, false)?);
+            own = "";
+        }
+        let wgetrc = rc::wgetrc(own, bundle.as_deref(), &self.ports.address(Tool::Wget), &list);
+        wiring.set("WGETRC", self.write("wgetrc", &wgetrc, true)?);
 
         let bundle = wiring.take(trust::APT).map(PathBuf::from);
         let granted: Vec<HostPattern> =
