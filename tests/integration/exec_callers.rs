@@ -394,7 +394,9 @@ fn without_descriptors_nobody_is_told_that_he_is_another_user() {
     }
     assert!(heard[0].starts_with("HTTP/1.1 200"), "{heard:?}");
     for answer in &heard {
-        assert!(!answer.contains("this valetkey serves") && !answer.contains("403"), "{answer}");
+        // The number may stand in a port or a hash of the page.
+        let is_refused = answer.starts_with("HTTP/1.1 403");
+        assert!(!answer.contains("this valetkey serves") && !is_refused, "{answer}");
     }
     let said = "cannot see whose connection this is: cannot read /proc/net/tcp";
     let last = heard.last().unwrap();
