@@ -17,7 +17,7 @@ use crate::wiring::command::Command;
 use crate::wiring::files::Files;
 use crate::wiring::proxies::{OwnWay, Ports, Tool, no_proxy_of, proxies};
 use crate::wiring::warnings::Look;
-use crate::wiring::{Wiring, index, keyring_providers, path_with, rc, trust, uv};
+use crate::wiring::{Wiring, git, index, keyring_providers, path_with, rc, trust, uv};
 
 /// What is known when a command is wired.
 pub(super) struct Wire<'a> {
@@ -68,6 +68,12 @@ impl Wire<'_> {
                 "{}:{line} wins over the variables that lead pipenv here: take that line out, or set PIPENV_DONT_LOAD_ENV=1",
                 path.display()
             ));
+        }
+        if self.command.runs("git") {
+            let found = git::detours(environment, &working_directory(), self.hosts, text);
+            wiring.notes.extend(found.into_iter().map(|(path, line)| {
+                format!("{}:{line} wins over what leads git here: take that line out", path.display())
+            }));
         }
         let named = self.command.values_of("--config-file").filter(|_| self.command.may_run("uv"));
         if named.filter_map(|file| text(Path::new(file))).any(|text| uv::leads_past(&text)) {
