@@ -23,6 +23,7 @@ use std::path::Path;
 
 use crate::environment::Environment;
 use crate::environment::before::RECORD;
+use crate::error::shown::shown;
 
 /// Changes to the environment of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,7 +84,9 @@ pub fn keyring_providers(environment: &Environment) -> Wiring {
             None => wiring.set(name, "subprocess"),
             Some("subprocess") => {}
             Some(other) => {
-                wiring.notes.push(format!("{name} is {other:?}, so that client will not ask valetkey"));
+                wiring
+                    .notes
+                    .push(format!("{name} is {:?}, so that client will not ask valetkey", shown(other)));
             }
         }
     }

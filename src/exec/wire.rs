@@ -11,6 +11,7 @@ use super::place::Place;
 use crate::client::granted::HostPattern;
 use crate::environment::Environment;
 use crate::environment::before::RECORD;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::paths::{open_regular, read_regular};
 use crate::wiring::command::Command;
@@ -60,7 +61,7 @@ impl Wire<'_> {
         if let Some((path, line)) = self.files.curl.as_ref().filter(|_| self.command.may_run("curl")) {
             wiring.notes.push(format!(
                 "{}:{line} wins over the variables that lead curl here: call it as curl -q, or take that line out",
-                path.display()
+                shown_path(path)
             ));
         }
         if let Some((path, line)) = self.files.pipenv.as_ref().filter(|_| self.command.runs("pipenv")) {
@@ -158,7 +159,7 @@ impl Wire<'_> {
             file.set_permissions(Permissions::from_mode(if is_public { 0o644 } else { 0o600 }))
         });
         written.map_err(|error| {
-            Failure::new(Kind::Local, format!("cannot write {}", path.display())).with_cause(error)
+            Failure::new(Kind::Local, format!("cannot write {}", shown_path(&path))).with_cause(error)
         })?;
         Ok(path)
     }

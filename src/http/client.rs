@@ -32,6 +32,7 @@ use super::resolve::{Connector, Resolver};
 use super::trust::{Trust, TrustFault};
 use super::wide::{Ahead, Crowd, Filled, WideConnector};
 use crate::environment::Environment;
+use crate::error::shown::shown;
 use crate::error::{Fault, Kind};
 
 /// Why there is no answer.
@@ -41,7 +42,7 @@ pub enum HttpFault {
     #[error("cannot set up TLS: {0}")]
     Setup(TrustFault),
     /// No name, no route, nobody listening, or a proxy that refuses.
-    #[error("cannot reach {host}")]
+    #[error("cannot reach {}", shown(host))]
     Connect {
         host: String,
         /// The proxy on the way, where it is one on this machine.
@@ -49,25 +50,25 @@ pub enum HttpFault {
         source: Opaque,
     },
     /// The certificate is not one that this machine trusts.
-    #[error("{host} shows a certificate that this machine does not trust")]
+    #[error("{} shows a certificate that this machine does not trust", shown(host))]
     Certificate { host: String, source: Opaque, remedy: String },
     /// It was reached, and speaks TLS in no way that we do, or not at all.
-    #[error("{host} answers, but not with TLS as it should")]
+    #[error("{} answers, but not with TLS as it should", shown(host))]
     Tls { host: String, source: Opaque },
     /// The connection broke in the middle of the answer.
-    #[error("{host} broke off in the middle of its answer")]
+    #[error("{} broke off in the middle of its answer", shown(host))]
     Broken { host: String, source: Opaque },
     /// The answer is larger than any honest one.
-    #[error("{host} answered with more than {limit} bytes")]
+    #[error("{} answered with more than {limit} bytes", shown(host))]
     TooLarge { host: String, limit: usize },
     /// Nothing came in time.
-    #[error("{host} did not answer within {} s", waited.as_secs_f32().ceil())]
+    #[error("{} did not answer within {} s", shown(host), waited.as_secs_f32().ceil())]
     Deadline { host: String, waited: Duration },
     /// A proxy that would have to be spoken to in another way than plain HTTP.
-    #[error("the proxy for {host} is named with a scheme that is not http")]
+    #[error("the proxy for {} is named with a scheme that is not http", shown(host))]
     Proxy { host: String },
     /// A URL that cannot be asked, from a file of the user's.
-    #[error("{0:?} is not a URL that can be asked")]
+    #[error("{:?} is not a URL that can be asked", shown(.0))]
     Url(String),
 }
 

@@ -78,6 +78,9 @@ impl Files {
         for path in [Some(PathBuf::from("/etc/wgetrc")), own.clone()].into_iter().flatten() {
             files.wget.read(&text(&path).unwrap_or_default(), &WGET, &[""]);
         }
+        for named in [&mut files.pip, &mut files.npm, &mut files.wget] {
+            named.bundle = named.bundle.take().map(|path| environment.below_home(path));
+        }
         files.wgetrc.text = own.as_ref().and_then(|path| text(path)).unwrap_or_default();
         files.wgetrc.path = own;
         files.curl = curl_files(environment).into_iter().find_map(|path| {
@@ -257,7 +260,7 @@ mod tests {
 
     fn files(pairs: &[(&str, &str)], texts: &[(&str, &str)]) -> Files {
         let environment: Environment = pairs.iter().copied().collect();
-        Files::read(&environment, &Command::default(), Path::new("/work/app"), |path| {
+        Files::read(&environment, &Command::default(), Path::new("/srv/app"), |path| {
             let found = texts.iter().find(|(name, _)| path.as_os_str() == *name);
             found.map(|(_, text)| (*text).to_owned())
         })
@@ -285,6 +288,19 @@ mod tests {
     }
 
     #[test]
+    fn a_bundle_may_lie_below_the_home() {
+        let texts = [
+            ("/h/.config/pip/pip.conf", "[global]\ncert = ~/corp.pem\n"),
+            ("/h/.npmrc", "cafile=~/corp.pem\n"),
+            ("/h/.wgetrc", "ca_certificate = ~/corp.pem\n"),
+        ];
+        let read = files(&[("HOME", "/h")], &texts);
+        for named in [read.pip, read.npm, read.wget] {
+            assert_eq!(named.bundle, Some("/h/corp.pem".into()));
+        }
+    }
+
+    #[test]
     fn what_pips_files_take_in_is_known() {
         let text = "[global]\nfind-links =\n  /a\n[install]\nconstraint = a.txt\n  b.txt\nfind-links = x\n";
         let read = files(&[("PIP_CONFIG_FILE", "/f")], &[("/f", text)]);
@@ -303,9 +319,9 @@ mod tests {
         let read = files(&[("HOME", "/h")], &[("/h/.npmrc", "cafile=${CA}\nproxy=null\n")]);
         assert_eq!(read.npm, Named::default());
         let project = [
-            ("/work/package.json", "{}"),
-            ("/work/.npmrc", "proxy=http://p.test"),
-            ("/work/app/.npmrc", "proxy=http://q.test"),
+            ("/srv/package.json", "{}"),
+            ("/srv/.npmrc", "proxy=http://p.test"),
+            ("/srv/app/.npmrc", "proxy=http://q.test"),
         ];
         assert_eq!(files(&[], &project).npm.proxy.as_deref(), Some("http://p.test"));
     }
@@ -325,7 +341,7 @@ mod tests {
         let texts = [
             ("/h/.yarnrc.yml", "httpsProxy: \"http://old.test\"\n"),
             (
-                "/work/.yarnrc.yml",
+                "/srv/.yarnrc.yml",
                 "nodeLinker: node-modules\nhttpsProxy: \"http://y.test:1\"\nhttpsCaFilePath: /y.pem\n",
             ),
             ("/h/.wgetrc", "# x\nhttps_proxy = http://w.test:2\nca_certificate=/w.pem\nno_proxy = a.test\n"),

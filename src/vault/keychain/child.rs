@@ -25,6 +25,7 @@ use super::super::{LARGEST, SecretWire, StoredSecret, Vault, VaultFault};
 use super::act::{Act, Trouble, perform};
 use super::{Answer, Keychain};
 use crate::durable;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::process::{self, RunFault};
 use crate::sys;
@@ -82,7 +83,7 @@ pub(super) async fn ask(
         .stderr(Stdio::null());
     let finished = process::run(&mut command, &question, until).await.map_err(|fault| match fault {
         RunFault::Start(error) => {
-            broken(&format!("{} cannot be run to ask it: {error}", keychain.program.display()))
+            broken(&format!("{} cannot be run to ask it: {error}", shown_path(&keychain.program)))
         }
         RunFault::Deadline => VaultFault::Unanswered { vault: Vault::Keychain, waited: start.elapsed() },
     })?;
@@ -136,8 +137,9 @@ pub fn serve_child() -> Result<(), Failure> {
 
 fn answer(question: Question<'_>) -> Answer {
     let secret = question.secret.map(|wire| wire.into_secret().ok_or(Trouble::Malformed)).transpose()?;
-    let _turn = take_turn(&question.lock)
-        .map_err(|error| Trouble::Broken(format!("{} cannot be locked: {error}", question.lock.display())))?;
+    let _turn = take_turn(&question.lock).map_err(|error| {
+        Trouble::Broken(format!("{} cannot be locked: {error}", shown_path(&question.lock)))
+    })?;
     perform(question.act, &question.user, secret.as_ref())
 }
 
