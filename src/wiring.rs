@@ -6,6 +6,7 @@
 
 pub mod command;
 pub mod files;
+pub mod git;
 pub mod index;
 pub mod keyring;
 pub mod pip;

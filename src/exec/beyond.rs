@@ -59,7 +59,7 @@ pub(super) fn checked(environment: &Environment, port: u16) -> Result<(Environme
 pub(super) fn address(named: &str, value: &str) -> Result<(String, u16), Failure> {
     address_of(value).map_err(|problem| {
         Failure::new(Kind::Usage, format!("{named} {problem}")).with_hint(
-            "write it as http://HOST:PORT, https://HOST:PORT or socks5h://HOST:PORT, with USER:PASSWORD@ before HOST where \
+            "write it as http://HOST:PORT, https://HOST:PORT or socks5h://HOST:PORT, with USER:PASSWORD and @ before HOST where \
              that is needed and what is special in them as %XX; or unset it",
         )
     })

@@ -18,7 +18,7 @@ use crate::wiring::command::Command;
 use crate::wiring::files::Files;
 use crate::wiring::proxies::{OwnWay, Ports, Tool, no_proxy_of, proxies};
 use crate::wiring::warnings::Look;
-use crate::wiring::{Wiring, index, keyring_providers, path_with, rc, trust, uv};
+use crate::wiring::{Wiring, git, index, keyring_providers, path_with, rc, trust, uv};
 
 /// What is known when a command is wired.
 pub(super) struct Wire<'a> {
@@ -70,6 +70,12 @@ impl Wire<'_> {
                 path.display()
             ));
         }
+        if self.command.runs("git") {
+            let found = git::detours(environment, &working_directory(), self.hosts, text);
+            wiring.notes.extend(found.into_iter().map(|(path, line)| {
+                format!("{}:{line} wins over what leads git here: take that line out", path.display())
+            }));
+        }
         let named = self.command.values_of("--config-file").filter(|_| self.command.may_run("uv"));
         if named.filter_map(|file| text(Path::new(file))).any(|text| uv::leads_past(&text)) {
             wiring.notes.push(format!(
@@ -99,8 +105,16 @@ impl Wire<'_> {
     fn own_files(&self, wiring: &mut Wiring) -> Result<(), Failure> {
         let bundle = wiring.take(trust::WGET).map(PathBuf::from);
         let list = no_proxy_of(self.environment, self.own(Tool::Wget).as_ref(), self.hosts);
-        let text = rc::wgetrc(self.files, bundle.as_deref(), &self.ports.address(Tool::Wget), &list);
-        wiring.set("WGETRC", self.write("wgetrc", &text, !rc::is_private(&self.files.wgetrc.text))?);
+        let mut own = self.files.wgetrc.text.as_str();
+        if rc::is_private(own) {
+            // The users who are served beside this one go without it, and not without wget.
+            let system = self.environment.path(rc::SYSTEM_WGETRC).unwrap_or_else(|| "/etc/wgetrc".into());
+            let whole = format!("{}\n{own}", text(&system).unwrap_or_default());
+            wiring.set(rc::SYSTEM_WGETRC, self.write("system-wgetrc", &whole, false)?);
+            own = "";
+        }
+        let wgetrc = rc::wgetrc(own, bundle.as_deref(), &self.ports.address(Tool::Wget), &list);
+        wiring.set("WGETRC", self.write("wgetrc", &wgetrc, true)?);
 
         let bundle = wiring.take(trust::APT).map(PathBuf::from);
         let granted: Vec<HostPattern> =

@@ -5,14 +5,13 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::files::Files;
 use crate::client::granted::HostPattern;
 use crate::environment::Environment;
 
 /// The file that `WGETRC` names: the user's own, and behind it what leads to us. The last of two lines counts.
 #[must_use]
-pub fn wgetrc(files: &Files, bundle: Option<&Path>, proxy: &str, no_proxy: &str) -> String {
-    let mut text = files.wgetrc.text.clone();
+pub fn wgetrc(own: &str, bundle: Option<&Path>, proxy: &str, no_proxy: &str) -> String {
+    let mut text = own.to_owned();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
@@ -125,6 +124,8 @@ fn is_flag(word: &str, flag: &str) -> bool {
     rest.is_empty() || rest.starts_with('=') || (flag.len() == 2 && rest.contains(':'))
 }
 
+/// wget reads the file that this names before the one of `WGETRC`, and goes without where it cannot.
+pub const SYSTEM_WGETRC: &str = "SYSTEM_WGETRC";
 pub const GIT: &str = "GIT_CONFIG_PARAMETERS";
 /// Flags that name another way, or none.
 const OWN_WAYS: &[(&str, &[&str])] = &[
@@ -159,9 +160,8 @@ mod tests {
 
     #[test]
     fn what_a_user_told_wget_stays_in_front() {
-        let mut files = Files::default();
-        files.wgetrc.text = "tries = 3\nhttps_proxy = http://u:p@x.test".to_owned();
-        let text = wgetrc(&files, Some(Path::new("/shm/ca.pem")), "http://127.0.0.1:1", "a.test");
+        let own = "tries = 3\nhttps_proxy = http://u:p@x.test";
+        let text = wgetrc(own, Some(Path::new("/shm/ca.pem")), "http://127.0.0.1:1", "a.test");
         let wanted = "tries = 3\nhttps_proxy = http://u:p@x.test\nca_certificate = /shm/ca.pem\nuse_proxy = on\n\
             https_proxy = http://127.0.0.1:1/\nno_proxy =\nno_proxy = a.test\n";
         assert_eq!(text, wanted);
