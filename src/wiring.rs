@@ -22,6 +22,7 @@ use std::path::Path;
 
 use crate::environment::Environment;
 use crate::environment::before::RECORD;
+use crate::error::shown::shown;
 
 /// Changes to the environment of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,7 +83,8 @@ pub fn keyring_providers(environment: &Environment) -> Wiring {
             None => wiring.set(name, "subprocess"),
             Some("subprocess") => {}
             Some(other) => {
-                wiring.notes.push(format!("{name} is {other:?}, so that client will not ask valetkey"));
+                let text = format!("{name} is \"{}\", so that client will not ask valetkey", shown(other));
+                wiring.notes.push(text);
             }
         }
     }
@@ -112,7 +114,10 @@ mod tests {
         let environment: Environment = [("PIP_KEYRING_PROVIDER", "disabled")].into_iter().collect();
         let wiring = keyring_providers(&environment);
         assert_eq!(wiring.set, [("UV_KEYRING_PROVIDER", "subprocess".into())]);
-        assert_eq!(wiring.notes.len(), 1);
+        assert_eq!(
+            wiring.notes,
+            ["PIP_KEYRING_PROVIDER is \"disabled\", so that client will not ask valetkey"]
+        );
         let environment: Environment = [("PIP_KEYRING_PROVIDER", "subprocess")].into_iter().collect();
         assert!(keyring_providers(&environment).notes.is_empty());
     }

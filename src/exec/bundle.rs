@@ -10,6 +10,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::paths::open_regular;
 use crate::wiring::Wiring;
@@ -58,7 +59,7 @@ pub fn write(
 fn contents(base: &Base, environment: &Environment) -> Result<Vec<u8>, String> {
     let read = |path: &Path| {
         let bytes = if path.is_dir() { read_directory(path) } else { read_file(path) };
-        bytes.map_err(|error| format!("cannot read {}: {error}", path.display()))
+        bytes.map_err(|error| format!("cannot read {}: {error}", shown_path(path)))
     };
     match base {
         Base::Nothing => Ok(Vec::new()),

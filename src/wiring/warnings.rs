@@ -14,6 +14,7 @@ use super::files::Files;
 use super::{requirements, sources};
 use crate::environment::Environment;
 use crate::error::printable;
+use crate::error::shown::shown_path;
 
 /// What is looked at, and how a file is read.
 pub struct Look<'a> {
@@ -105,7 +106,7 @@ impl Look<'_> {
                 Err(error) => {
                     told.push(format!(
                         "warning: {} is not checked for what leads past the merged index: {error}",
-                        shown(&file)
+                        shown_path(&file)
                     ));
                     continue;
                 }
@@ -124,7 +125,7 @@ impl Look<'_> {
                 if nested.contains("://") {
                     told.push(format!(
                         "warning: {}:{line}: a requirements file elsewhere is not checked for what leads past the merged index",
-                        shown(&file)
+                        shown_path(&file)
                     ));
                 } else {
                     named.push((file.parent().unwrap_or(Path::new("")).join(nested), true));
@@ -142,7 +143,7 @@ impl Look<'_> {
                 let text = String::from_utf8_lossy(&bytes);
                 tell(&path, sources::read(name, &text, self.command), told);
                 for (line, what) in sources::unheeded(name, &text, self.command) {
-                    let (place, what) = (shown(&path), printable(&what));
+                    let (place, what) = (shown_path(&path), printable(&what));
                     told.push(format!(
                         "warning: {place}:{line}: {what} is not heeded: under --index uv has the merged index alone"
                     ));
@@ -191,7 +192,7 @@ fn exists(read: &dyn Fn(&Path) -> io::Result<Vec<u8>>, path: &Path) -> bool {
 
 fn tell(file: &Path, found: Vec<sources::Detour>, told: &mut Vec<String>) {
     for (line, what) in found {
-        let place = format!("warning: {}:{line}:", shown(file));
+        let place = format!("warning: {}:{line}:", shown_path(file));
         let what = printable(&what);
         told.push(if what.starts_with("an encoding") {
             format!("{place} {what} is not checked for what leads past the merged index")
@@ -201,10 +202,6 @@ fn tell(file: &Path, found: Vec<sources::Detour>, told: &mut Vec<String>) {
             format!("{place} {what} leads past the merged index; remove that line, or leave out --index")
         });
     }
-}
-
-fn shown(file: &Path) -> String {
-    printable(&file.display().to_string())
 }
 
 /// Variables that name requirements files: pip's and uv's.
