@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use super::super::{LARGEST, SecretWire, StoredSecret, Vault, VaultFault};
 use super::act::{Act, Trouble, perform};
 use super::{Answer, Keychain};
+use crate::blocking;
 use crate::durable;
 use crate::error::{Failure, Kind};
 use crate::process::{self, RunFault};
@@ -136,6 +137,9 @@ pub fn serve_child() -> Result<(), Failure> {
 
 fn answer(question: Question<'_>) -> Answer {
     let secret = question.secret.map(|wire| wire.into_secret().ok_or(Trouble::Malformed)).transpose()?;
+    // The library waits for ever for threads that it cannot have: one for each core, and its own.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    blocking::check(cores + 1).map_err(|fault| Trouble::Broken(Failure::from(fault).one_line()))?;
     let _turn = take_turn(&question.lock)
         .map_err(|error| Trouble::Broken(format!("{} cannot be locked: {error}", question.lock.display())))?;
     perform(question.act, &question.user, secret.as_ref())
