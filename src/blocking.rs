@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 
 /// Why work that may block has not been done.
@@ -25,7 +26,7 @@ pub enum BlockingFault {
     #[error("no thread can be had")]
     NoThread(#[source] io::Error),
     /// Whatever is behind the path says nothing.
-    #[error("{} does not answer", .0.display())]
+    #[error("{} does not answer", shown_path(.0))]
     Silent(PathBuf),
     /// It came to grief.
     #[error("a part of valetkey came to grief; this is a defect")]
@@ -59,13 +60,7 @@ impl Fault for BlockingFault {
 /// When there is no thread for it.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BlockingFault> {
     let (tell, told) = oneshot::channel();
-    #[cfg(test)]
-    let still = tests::Still::hold();
-    spawn(move || {
-        drop(tell.send(work()));
-        #[cfg(test)]
-        drop(still);
-    })?;
+    spawn(move || drop(tell.send(work())))?;
     told.await.map_err(|_| BlockingFault::Broken)
 }
 
@@ -120,7 +115,11 @@ pub fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), BlockingFault> 
         let text = format!("{MOST} of them wait for something already");
         BlockingFault::NoThread(io::Error::other(text))
     })?;
+    #[cfg(test)]
+    let still = tests::Still::hold();
     let work = move || {
+        #[cfg(test)]
+        let _time = still.as_ref().map(tests::Still::enter);
         work();
         drop(place);
     };
@@ -201,15 +200,22 @@ mod tests {
     use super::*;
 
     /// Time that is paused goes on while nobody works but threads of our own, and stands still while one of tokio's does.
-    pub(super) struct Still(
-        #[expect(dead_code, reason = "its end is what tells")] std::sync::mpsc::Sender<()>,
-    );
+    /// And only there it is the time of the test.
+    pub(super) struct Still {
+        runtime: tokio::runtime::Handle,
+        _until: std::sync::mpsc::Sender<()>,
+    }
 
     impl Still {
-        pub(super) fn hold() -> Self {
+        pub(super) fn hold() -> Option<Self> {
+            let runtime = tokio::runtime::Handle::try_current().ok()?;
             let (hold, until) = channel();
-            tokio::task::spawn_blocking(move || until.recv());
-            Self(hold)
+            runtime.spawn_blocking(move || until.recv());
+            Some(Self { runtime, _until: hold })
+        }
+
+        pub(super) fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+            self.runtime.enter()
         }
     }
 

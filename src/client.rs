@@ -24,6 +24,7 @@ use crate::client::request::{Reply, Silence};
 use crate::config::Config;
 use crate::daemon::instance::read_note;
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::http::server::failure_from_problem;
 use crate::paths::{Paths, check_private};
@@ -176,7 +177,7 @@ impl Client {
                 Err(Silence::Unreachable(_)) => None,
                 Err(Silence::Silent(_) | Silence::Stuck { .. }) => return self.answer_here(ask, None, until),
                 Err(Silence::Foreign(uid)) => Some(
-                    Failure::new(Kind::Local, format!("{} is served by {}", path.display(), shown(uid)))
+                    Failure::new(Kind::Local, format!("{} is served by {}", shown_path(path), shown(uid)))
                         .with_hint("end that process, or remove the socket"),
                 ),
             },

@@ -34,6 +34,7 @@ use self::policy::{POLICY, Policy};
 pub use self::read::line_of;
 use self::read::{Keeper, line_at, parse, read};
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::error::shown::{KEY, is_key};
 use crate::paths::Paths;
 use crate::registry::Hosts;
@@ -86,7 +87,7 @@ impl Config {
         let mut config = Self::default();
         let mut listed = Vec::new();
         // Where `[build]` is to be written that nobody has written yet.
-        config.build.place = user.as_ref().map(|path| path.display().to_string());
+        config.build.place = user.as_ref().map(|path| shown_path(path));
         for (path, keeper) in [machine, user.map(|path| (path, Keeper::User))].into_iter().flatten() {
             if let Some(text) = read(&path, keeper)? {
                 config.overlay(parse::<File>(&path, &text)?.placed(&path, &text));
@@ -176,11 +177,11 @@ impl File {
     fn placed(mut self, path: &Path, text: &str) -> Self {
         if let Some(build) = &mut self.build {
             let line = line_at(text, build.span().start);
-            build.get_mut().place = Some(format!("{}:{line}", path.display()));
+            build.get_mut().place = Some(format!("{}:{line}", shown_path(path)));
         }
         for listener in &mut self.listener {
             let line = line_at(text, listener.span().start);
-            listener.get_mut().place = Some(format!("{}:{line}", path.display()));
+            listener.get_mut().place = Some(format!("{}:{line}", shown_path(path)));
         }
         self
     }

@@ -21,6 +21,7 @@ use crate::client::locate::Carrier;
 use crate::client::request::{Silence, call, call_own};
 use crate::client::{Client, fallback};
 use crate::clock::{Clock, between};
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::google::source::{Request, SourceFault};
 use crate::paths::check_private;
@@ -92,7 +93,7 @@ pub fn examine(client: &Client, url: Option<&str>, tell: &mut dyn FnMut(Finding)
 }
 
 fn configuration(client: &Client) -> Finding {
-    let files: Vec<_> = client.config.files.iter().map(|file| file.display().to_string()).collect();
+    let files: Vec<_> = client.config.files.iter().map(|file| shown_path(file)).collect();
     let files =
         if files.is_empty() { "no configuration file, defaults".to_owned() } else { files.join(", ") };
     let hosts: Vec<_> = client.config.registries.iter().map(|registry| registry.host.as_str()).collect();
@@ -109,12 +110,12 @@ fn socket_and_daemon(client: &Client) -> Vec<Finding> {
             let reply = call(&path, "GET", "/health/live", soon);
             return vec![match reply {
                 // A listener without control answers 404 there, and lives.
-                Ok(_) => Finding::fine("daemon", format!("answers at {} ({by})", path.display())),
+                Ok(_) => Finding::fine("daemon", format!("answers at {} ({by})", shown_path(&path))),
                 Err(silence) => Finding::wrong("daemon", &silence.at(&path, by)),
             }];
         }
         Ok((Carrier::Agent(path), _)) => {
-            let text = format!("answers through the SSH agent at {}", path.display());
+            let text = format!("answers through the SSH agent at {}", shown_path(&path));
             return vec![Finding::fine("daemon", text)];
         }
         Ok((Carrier::Owner(path), _)) => {
@@ -123,7 +124,7 @@ fn socket_and_daemon(client: &Client) -> Vec<Finding> {
         }
     };
     let directory = match check_private(&client.paths.runtime) {
-        Ok(_) => Finding::fine("socket", format!("{}", path.display())),
+        Ok(_) => Finding::fine("socket", shown_path(&path)),
         Err(fault) => Finding::wrong("socket", &fault.into()),
     };
     let daemon = match reply {

@@ -18,12 +18,21 @@ use crate::sys::worker::touch;
 /// # Errors
 /// When the file system does not take it.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    put(path, content).map(drop)
+}
+
+/// The same, and the file that is there now, whatever another program may put into its place a moment later.
+///
+/// # Errors
+/// As above.
+pub fn put(path: &Path, content: &[u8]) -> io::Result<File> {
     let directory = parent(path)?;
     let mut new = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(bare)?;
     new.write_all(content)?;
     new.as_file().sync_all()?;
-    new.persist(path).map_err(|error| error.error)?;
-    sync(directory)
+    let file = new.persist(path).map_err(|error| error.error)?;
+    sync(directory)?;
+    Ok(file)
 }
 
 /// Removes a file for good. That it is not there is no error.

@@ -85,6 +85,15 @@ impl Environment {
         self.get(name).map(PathBuf::from)
     }
 
+    /// A path as the programs read it that open `~/` themselves.
+    #[must_use]
+    pub fn below_home(&self, path: PathBuf) -> PathBuf {
+        match (path.strip_prefix("~"), self.path("HOME")) {
+            (Ok(below), Some(home)) => home.join(below),
+            _ => path,
+        }
+    }
+
     /// The directories of `PATH` in order, without the relative ones: a program is never taken from the working
     /// directory.
     pub fn search_path(&self) -> impl Iterator<Item = PathBuf> {

@@ -41,6 +41,7 @@ use crate::client::granted::{Granted, HostPattern, Proxied};
 use crate::client::locate::Carrier;
 use crate::client::stream::Way;
 use crate::clock::Clock;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind, printable};
 use crate::http::server::failure_from_problem;
 use crate::sys;
@@ -77,14 +78,16 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
         (order.say)(&outdated);
     }
     let credential = granted.credential.is_some();
-    let proxied = proxied(granted, &way, order)?;
+    // What a run around this one, or before it, has led to its index is led there by this one: nobody else can.
+    let index = order.index.clone().or_else(|| index::inherited(&client.environment));
+    let proxied = proxied(granted, &way, index.as_deref())?;
     let place = Place::new(&client.environment, child::serves_others())?;
     if !place.is_in_memory() {
-        let place = place.path().display();
+        let place = shown_path(place.path());
         (order.say)(&format!("{place} is not in memory: what a killed run leaves there stays"));
     }
     let mut hosts = proxied.hosts;
-    if order.index.is_some() {
+    if index.is_some() {
         hosts.push(HostPattern::Exact { host: index::HOST.to_owned(), port: 443 });
     }
     let authority = Authority::new(&hosts, Clock::system())?;
@@ -115,7 +118,7 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
         hosts: &hosts,
         place: &place,
         authority: &authority,
-        index: order.index.as_deref(),
+        index: index.as_deref(),
         credential,
     };
     let wiring = wire.wiring()?;
@@ -194,7 +197,7 @@ fn find(client: &Client) -> Result<(Way, Option<HeaderValue>), Failure> {
 
 /// What the daemon grants.
 fn ask(way: &Way) -> Result<Granted, Failure> {
-    let path = way.path().display();
+    let path = shown_path(way.path());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -218,19 +221,21 @@ fn ask(way: &Way) -> Result<Granted, Failure> {
 }
 
 /// What is granted, where that is enough for what is ordered.
-fn proxied(granted: Granted, way: &Way, order: &Order) -> Result<Proxied, Failure> {
+fn proxied(granted: Granted, way: &Way, index: Option<&str>) -> Result<Proxied, Failure> {
     let serves_merged = granted.index;
     let proxied = granted.proxy.filter(|proxied| !proxied.hosts.is_empty());
     let proxied = proxied.ok_or_else(|| nothing_granted(way, granted.remedy.as_deref()))?;
-    if order.index.as_deref() == Some(MERGED) && !serves_merged {
-        let text = format!("the daemon at {} serves no merged index", way.path().display());
+    if index == Some(MERGED) && !serves_merged {
+        let text = format!("the daemon at {} serves no merged index", shown_path(way.path()));
         return Err(Failure::new(Kind::Refused, text)
             .with_hint("name a repository behind --index, or configure [index] where the daemon runs"));
     }
-    let hosts = order.index.as_deref().map(hosts_of).unwrap_or_default();
+    let hosts = index.map(hosts_of).unwrap_or_default();
     if let Some(host) = hosts.into_iter().find(|host| !covers(&proxied, host)) {
-        let text =
-            format!("the daemon at {} grants no repository of {host} to this process", way.path().display());
+        let text = format!(
+            "the daemon at {} grants no repository of {host} to this process",
+            shown_path(way.path())
+        );
         return Err(Failure {
             hint: granted.remedy.as_deref().map(printable),
             ..Failure::new(Kind::Refused, text)
@@ -253,7 +258,7 @@ fn covers(proxied: &Proxied, address: &str) -> bool {
 
 /// The daemon knows where the grant of this socket is written; an older one does not say.
 fn nothing_granted(way: &Way, remedy: Option<&str>) -> Failure {
-    let text = format!("the daemon at {} grants no registry to this process", way.path().display());
+    let text = format!("the daemon at {} grants no registry to this process", shown_path(way.path()));
     let usual =
         "list the repositories in its config.toml: [build] repositories = [\"LOCATION/PROJECT/REPOSITORY\"]";
     Failure::new(Kind::Refused, text).with_hint(remedy.map_or_else(|| usual.to_owned(), printable))

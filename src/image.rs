@@ -19,6 +19,7 @@ use thiserror::Error;
 
 pub use self::archive::{layer_digest, write};
 pub use self::program::{Platform, Program};
+use crate::error::shown::{shown, shown_path};
 use crate::error::{Fault, Kind};
 
 /// The name of the image, and of the build context in its place.
@@ -28,19 +29,19 @@ pub const IMAGE: &str = "valetkey.invalid/valetkey";
 #[derive(Debug, Error)]
 pub enum ImageFault {
     /// No such platform, or none that this program is built for.
-    #[error("{0:?} is not a platform that valetkey runs on in a container")]
+    #[error("{:?} is not a platform that valetkey runs on in a container", shown(.0))]
     UnknownPlatform(String),
     /// The file is missing, is none, or others keep it to themselves.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}", shown_path(path))]
     Read { path: PathBuf, source: io::Error },
     /// Somebody named an archive, a script, or a program of another system.
-    #[error("{} is not a Linux program: {reason}", path.display())]
+    #[error("{} is not a Linux program: {reason}", shown_path(path))]
     NotLinux { path: PathBuf, reason: String },
     /// The image would hold a program that nothing there can start.
-    #[error("{} is not static: it needs {needs}, which the image does not have", path.display())]
+    #[error("{} is not static: it needs {needs}, which the image does not have", shown_path(path))]
     NotStatic { path: PathBuf, needs: String },
     /// Built for another machine.
-    #[error("{} is for {found}, not for {asked}", path.display())]
+    #[error("{} is for {found}, not for {asked}", shown_path(path))]
     OtherPlatform { path: PathBuf, found: String, asked: Platform },
     /// Whoever reads went away, or a disk is full.
     #[error("cannot write the image")]

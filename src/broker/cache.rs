@@ -4,7 +4,8 @@
 //! does not end it for the others. Failures are remembered for seconds, so that a crowd does not become a storm,
 //! and never for good.
 
-use std::collections::HashMap;
+mod state;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::sync::atomic::Ordering;
@@ -12,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use self::state::{Flight, Outcome, Remembered, State};
 use super::Counters;
 use super::freshness::{Age, LEAVE_ALONE, PATIENCE, REFUSED_AFTER};
 use crate::ask::{Access, NamedSource, Whose};
@@ -22,7 +23,7 @@ use crate::blocking;
 use crate::clock::{Clock, between};
 use crate::error::{Failure, Kind};
 use crate::google::credential_file::Stamp;
-use crate::google::source::{Meanwhile, Minted, Request};
+use crate::google::source::{Minted, Request};
 use crate::registry::Registry;
 use crate::secret::Fingerprint;
 
@@ -79,59 +80,6 @@ struct Inner<U> {
     clock: Clock,
     state: Mutex<State>,
     counters: Arc<Counters>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    entries: HashMap<Key, Entry>,
-    /// Which token was last given to which asker for which service.
-    given: HashMap<Digest, Fingerprint>,
-    tasks: JoinSet<()>,
-}
-
-#[derive(Debug, Default)]
-struct Entry {
-    token: Option<Arc<Minted>>,
-    flight: Option<Flight>,
-    failure: Option<Remembered>,
-    /// No refresh before this moment: the last one brought the same expiry, or failed.
-    rest_until: Option<Instant>,
-    forced: Option<Instant>,
-    stamps: Option<Vec<Option<Stamp>>>,
-    looked: Option<Instant>,
-    looking: bool,
-    /// The look takes so long that nobody waits for it any more.
-    late: bool,
-    used: Option<Instant>,
-}
-
-/// A failure that is given to further askers for a while.
-#[derive(Debug)]
-struct Remembered {
-    failure: Failure,
-    over: Instant,
-    /// How long the source had been given.
-    patience: Duration,
-}
-
-impl Remembered {
-    /// Whether it speaks for an ask that has until then. That one asker's time was over says nothing to another
-    /// who has more.
-    fn counts(&self, now: Instant, until: Instant) -> bool {
-        let more_time = until.saturating_duration_since(now) > self.patience + BRIEFLY / 4;
-        now < self.over && !(self.failure.kind == Kind::Deadline && more_time)
-    }
-}
-
-type Outcome = Result<Arc<Minted>, Failure>;
-
-/// A flight that may be joined.
-#[derive(Debug, Clone)]
-struct Flight {
-    landing: watch::Receiver<Option<Outcome>>,
-    until: Instant,
-    /// What is said to an asker who cannot wait for it.
-    meanwhile: Meanwhile,
 }
 
 /// What is known of the token that an asker holds already.
@@ -337,33 +285,6 @@ impl<U> Inner<U> {
     }
 }
 
-impl State {
-    /// Keeps the maps small: finished tasks and entries without use go.
-    fn make_room(&mut self) {
-        while self.tasks.try_join_next().is_some() {}
-        if self.entries.len() >= MOST_ENTRIES {
-            // The one that nobody has used for longest.
-            let resting = self.entries.iter().filter(|(_, entry)| entry.flight.is_none());
-            let oldest = resting.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
-            oldest.and_then(|key| self.entries.remove(&key));
-        }
-    }
-}
-
-impl Entry {
-    /// Forgets what came from a credential that has been replaced. Whatever is in flight then lands in an entry
-    /// that does not know it.
-    fn compare(&mut self, stamps: Vec<Option<Stamp>>) {
-        // A token that came while nobody waited for the first look may be of either identity.
-        let unknown = self.late && self.stamps.is_none() && self.token.is_some();
-        if unknown || self.stamps.as_ref().is_some_and(|old| *old != stamps) {
-            *self = Self { looked: self.looked, used: self.used, ..Self::default() };
-        }
-        (self.looking, self.late) = (false, false);
-        self.stamps = Some(stamps);
-    }
-}
-
 /// Makes one upstream call and tells everybody who waits.
 async fn fly<U: Upstream>(
     inner: Arc<Inner<U>>,
@@ -448,7 +369,6 @@ const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 const SHORTEST: Duration = Duration::from_millis(900);
 const MOST_FLIGHTS: usize = 64;
 const MOST_ASKERS: usize = 4096;
-const MOST_ENTRIES: usize = 256;
 
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::frame::{FrameFault, Status};
+use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 use crate::sys;
 
@@ -47,31 +48,31 @@ use crate::sys;
 pub enum AgentFault {
     /// The agent answers, and with a failure: nobody is behind it any more. In a build of buildah's that is for
     /// good, since it dials the host once a step.
-    #[error("the agent socket {} leads to no daemon any more", .0.display())]
+    #[error("the agent socket {} leads to no daemon any more", shown_path(.0))]
     Gone(PathBuf),
     /// The socket itself is gone, or its connections break each time.
-    #[error("cannot reach the daemon through the agent socket {}: {problem}", .path.display())]
+    #[error("cannot reach the daemon through the agent socket {}: {problem}", shown_path(.path))]
     Broken { path: PathBuf, problem: String },
     /// It is mounted for another user than the one who runs the step.
-    #[error("the agent socket {} is there, and uid {} may not open it", .0.display(), sys::own_uid())]
+    #[error("the agent socket {} is there, and uid {} may not open it", shown_path(.0), sys::own_uid())]
     Closed(PathBuf),
     /// The daemon was restarted in the middle, or the stream was idle for too long.
-    #[error("the daemon behind {} does not know this stream any more", .0.display())]
+    #[error("the daemon behind {} does not know this stream any more", shown_path(.0))]
     Forgotten(PathBuf),
     /// Other streams, of this peer or of all, did not make room in time.
-    #[error("the daemon behind {} serves as many streams as it may", .0.display())]
+    #[error("the daemon behind {} serves as many streams as it may", shown_path(.0))]
     Full(PathBuf),
     /// The daemon is on its way out.
-    #[error("the daemon behind {} is ending", .0.display())]
+    #[error("the daemon behind {} is ending", shown_path(.0))]
     Ending(PathBuf),
     /// What answers is not of our kind or version.
-    #[error("the agent socket {} gives answers that cannot be used: {fault}", .path.display())]
+    #[error("the agent socket {} gives answers that cannot be used: {fault}", shown_path(.path))]
     Nonsense { path: PathBuf, fault: FrameFault },
     /// The answer is longer than the asker takes.
-    #[error("the answer through the agent socket {} is too long", .0.display())]
+    #[error("the answer through the agent socket {} is too long", shown_path(.0))]
     TooLong(PathBuf),
     /// The asker's time is over.
-    #[error("no answer in time through the agent socket {}", .0.display())]
+    #[error("no answer in time through the agent socket {}", shown_path(.0))]
     Deadline(PathBuf),
     /// The operating system has no random bytes to give.
     #[error("this system gives no random bytes for the name of a stream")]

@@ -13,6 +13,7 @@ use crate::client::request::{Reply, Silence, call, call_own};
 use crate::daemon::instance::{Instance, read_note};
 use crate::daemon::opening;
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind, printable};
 use crate::http::server::failure_from_problem;
 use crate::paths::check_private;
@@ -106,7 +107,7 @@ pub(super) fn control(client: &Client, method: &str, target: &str) -> Result<Rep
             call(&path, method, target, until).map_err(|silence| silence.at(&path, by))
         }
         Carrier::Agent(path) => {
-            let text = format!("the daemon behind {} gives no control from here", path.display());
+            let text = format!("the daemon behind {} gives no control from here", shown_path(&path));
             return Err(Failure::new(Kind::Refused, text).with_hint("ask where the daemon runs"));
         }
         Carrier::Owner(path) => call_own(&path, method, target, until).map_err(|silence| match silence {

@@ -19,7 +19,7 @@ pub(super) struct Flags {
     /// merged index that the daemon's configuration describes
     #[arg(long, value_name = "REPO", num_args = 0..)]
     index: Option<Vec<String>>,
-    /// Listen on this port of 127.0.0.1, for this user alone [default: a free one; 18417 in a step of a build]
+    /// Listen on this port of 127.0.0.1 [default: a free one; 18417 in a step of a build]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// The command and its arguments, behind --

@@ -16,6 +16,7 @@ use crate::ask::Ask;
 use crate::broker::{other_username, rejected};
 use crate::client::{Client, delegate, refusals};
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind, printable};
 use crate::protocol::keyring::{self, Entry, Get, HELP, Invocation, USAGE, is_our_username, parse, render};
 use crate::registry::{Hosts, Rejection};
@@ -94,7 +95,7 @@ fn late(touched: Option<&Path>) -> Failure {
     match touched {
         Some(path) => {
             let hint =
-                format!("the last that was looked at is {}: is the file system there?", path.display());
+                format!("the last that was looked at is {}: is the file system there?", shown_path(path));
             Failure::new(Kind::Deadline, text).with_hint(hint)
         }
         None => Failure::new(Kind::Deadline, text).with_hint("run `valetkey doctor` to see what is slow"),

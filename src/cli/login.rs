@@ -15,6 +15,7 @@ use crate::client::{Client, fallback};
 use crate::config::OauthClient;
 use crate::environment::Environment;
 use crate::error::shown::refuse_key;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::google::accounts::{Accounts, Login};
 use crate::google::source::World;
@@ -151,8 +152,8 @@ impl Place {
         }
         let Some(gcloud) = self.world.environment.find_program("gcloud") else {
             let config = self.client.paths.configuration.as_ref();
-            let config = config
-                .map_or_else(|| "config.toml".into(), |path| path.join("config.toml").display().to_string());
+            let config =
+                config.map_or_else(|| "config.toml".into(), |path| shown_path(&path.join("config.toml")));
             return Err(no_client().with_hint(format!("make one, once for everybody:\n{HOW_TO}{config}")));
         };
         let person = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
@@ -178,7 +179,7 @@ impl Place {
             // gcloud's own `--no-browser` needs a second gcloud where the browser is.
             .args(flags.no_browser.then_some("--no-launch-browser"));
         let status = sys::with_own_umask(|| command.status()).map_err(|error| {
-            Failure::new(Kind::Local, format!("cannot run {}", gcloud.display())).with_cause(error)
+            Failure::new(Kind::Local, format!("cannot run {}", shown_path(&gcloud))).with_cause(error)
         })?;
         if !status.success() {
             return Err(Failure::new(Kind::Refused, "gcloud did not sign in"));
@@ -196,7 +197,7 @@ impl Place {
         };
         let place = match login.vault {
             Vault::Keychain => "the keychain".to_owned(),
-            Vault::File => format!("a file in {} that only you can read", self.state.display()),
+            Vault::File => format!("a file in {} that only you can read", shown_path(&self.state)),
         };
         let mut text = format!("signed in as {} {what}; kept in {place}\n", login.account);
         if login.adopted {

@@ -12,6 +12,7 @@ use super::request::call_own;
 use crate::carrier::unix::connect;
 use crate::durable::open_lock;
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::http::headers::SUCCESSOR;
 use crate::paths::{Paths, ensure_private};
@@ -26,7 +27,7 @@ pub fn start(paths: &Paths, environment: &Environment, until: Instant) -> Result
     ensure_private(&paths.runtime)?;
     let starting = paths.runtime.join("start.lock");
     let lock = open_lock(&starting)
-        .map_err(|error| failed(&format!("cannot write {}: {error}", starting.display())))?;
+        .map_err(|error| failed(&format!("cannot write {}: {error}", shown_path(&starting))))?;
     // Whoever holds it starts the daemon; the others wait for the socket all the same.
     let mut child = if lock.try_lock().is_ok() && !answers(paths) {
         Some(command(environment)?.spawn().map_err(|error| failed(&error.to_string()))?)

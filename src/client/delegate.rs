@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::environment::{Environment, is_executable};
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::paths::open_regular;
 use crate::sys;
@@ -21,7 +22,7 @@ pub fn next(environment: &Environment) -> Option<PathBuf> {
 #[must_use]
 pub fn become_keyring(next: &Path, arguments: &[OsString]) -> Failure {
     let error = Command::new(next).arg0("keyring").args(arguments).env(ONCE, "1").exec();
-    Failure::new(Kind::Local, format!("cannot run {}", next.display())).with_cause(error)
+    Failure::new(Kind::Local, format!("cannot run {}", shown_path(next))).with_cause(error)
 }
 
 /// The first `keyring` on PATH that is not this program under any path.

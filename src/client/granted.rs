@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::ask::Access;
 use crate::error::printable;
+use crate::error::shown::shown;
 
 /// See the module. Keys that are not known here come from a newer daemon and mean nothing to us.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -99,7 +100,7 @@ impl TryFrom<String> for HostPattern {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a host");
+        let wrong = || format!("{:?} is not a host", shown(&text));
         if let Some(suffix) = text.strip_prefix("*.") {
             // A whole top-level domain would be too much, whoever says it.
             return if is_name(suffix) && suffix.contains('.') {

@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::locate::Carrier;
 use super::resume::Answer;
 use crate::carrier::agent::AgentChannel;
+use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 use crate::http::body::Progress;
 use crate::http::waiting::Waiting;
@@ -62,22 +63,22 @@ pub type Sent = UnsyncBoxBody<Bytes, hyper::Error>;
 #[derive(Debug, Error)]
 pub enum WayFault {
     /// The daemon does not run, or not where it is looked for.
-    #[error("nobody answers at {}", path.display())]
+    #[error("nobody answers at {}", shown_path(path))]
     Unreachable { path: PathBuf, source: io::Error },
     /// Somebody else serves the owner's socket.
-    #[error("{} is served by {}", path.display(), shown(*uid))]
+    #[error("{} is served by {}", shown_path(path), shown(*uid))]
     Foreign { path: PathBuf, uid: u32 },
     /// The connection broke.
-    #[error("the daemon at {} broke off", path.display())]
+    #[error("the daemon at {} broke off", shown_path(path))]
     Broken { path: PathBuf, source: hyper::Error },
     /// Nothing came in time.
-    #[error("the daemon at {} did not answer within {} s", path.display(), waited.as_secs())]
+    #[error("the daemon at {} did not answer within {} s", shown_path(path), waited.as_secs())]
     Deadline { path: PathBuf, waited: Duration },
     /// The rest of an answer does not come.
-    #[error("the daemon at {} broke off in the middle of its answer: {problem}", path.display())]
+    #[error("the daemon at {} broke off in the middle of its answer: {problem}", shown_path(path))]
     Half { path: PathBuf, problem: String },
     /// An answer longer than the asker takes.
-    #[error("the answer of the daemon at {} is too long", .0.display())]
+    #[error("the answer of the daemon at {} is too long", shown_path(.0))]
     TooLong(PathBuf),
 }
 

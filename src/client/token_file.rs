@@ -12,6 +12,7 @@ use crate::broker::{other_username, rejected};
 use crate::clock::{Clock, rfc3339};
 use crate::config::Config;
 use crate::config::policy::SourceKind;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::google::source::World;
 use crate::paths::{read_regular, without_absent};
@@ -32,12 +33,12 @@ fn read(path: &Path, config: &Config, world: &World, ask: &Ask) -> Result<Option
         // A file in the place of all secrets is none of ours.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
         Err(error) => {
-            let text = format!("cannot read the token file {}", path.display());
+            let text = format!("cannot read the token file {}", shown_path(path));
             return Err(Failure::new(Kind::Local, text).with_cause(error).with_hint(MAKE));
         }
     };
     if !world.policy.allows_source(SourceKind::File) {
-        let text = format!("the policy of this machine does not allow the token file {}", path.display());
+        let text = format!("the policy of this machine does not allow the token file {}", shown_path(path));
         return Err(Failure::new(Kind::Refused, text));
     }
     // Nothing in the file says whose it is.
@@ -50,12 +51,12 @@ fn read(path: &Path, config: &Config, world: &World, ask: &Ask) -> Result<Option
     }
     // What is wrong with it is not said in the words of a parser, which could quote a part of it.
     let Some(credential) = Credential::from_json(text.trim().as_bytes()) else {
-        let text = format!("the token file {} does not hold a token", path.display());
+        let text = format!("the token file {} does not hold a token", shown_path(path));
         return Err(Failure::new(Kind::Local, text).with_hint(MAKE));
     };
     let now = Clock::system().now();
     if credential.expires <= now {
-        let (path, expired) = (path.display(), rfc3339(credential.expires));
+        let (path, expired) = (shown_path(path), rfc3339(credential.expires));
         let text = format!("the token in {path} has expired, at {expired}");
         return Err(Failure::new(Kind::NeedsLogin, text).with_hint(MAKE));
     }

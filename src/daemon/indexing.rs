@@ -24,6 +24,7 @@ use super::peer::Peer;
 use super::post::Post;
 use crate::ask::Access;
 use crate::config::index::Index;
+use crate::error::shown::shown;
 use crate::error::{Failure, Kind};
 use crate::grant::ProxyGrant;
 use crate::http::body::{Body, End};
@@ -51,7 +52,7 @@ pub(super) const SIMPLE: &str = "/simple/";
 pub(super) fn merged(written: &Index, hosts: &Hosts) -> Result<Merged, Failure> {
     let repository = |text: &String| {
         Repository::parse(text, hosts).ok_or_else(|| {
-            let text = format!("[index] repositories: {text:?} is no Python repository");
+            let text = format!("[index] repositories: {:?} is no Python repository", shown(text));
             Failure::new(Kind::Configuration, text)
                 .with_hint("write it as LOCATION/PROJECT/REPOSITORY or as its https URL")
         })
@@ -59,7 +60,8 @@ pub(super) fn merged(written: &Index, hosts: &Hosts) -> Result<Merged, Failure> 
     let root = |text: &String| {
         let slash = if text.ends_with('/') { "" } else { "/" };
         Url::parse(&format!("{text}{slash}")).map_err(|_| {
-            Failure::new(Kind::Configuration, format!("[index] public: {text:?} is not the URL of an index"))
+            let text = format!("[index] public: {:?} is not the URL of an index", shown(text));
+            Failure::new(Kind::Configuration, text)
         })
     };
     Ok(Merged {

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::ask::NamedSource;
 use crate::durable;
+use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 use crate::paths::open_regular;
 use crate::sys;
@@ -27,7 +28,7 @@ pub enum InstanceFault {
     #[error("a daemon is already running{}", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
     Running { pid: Option<u32> },
     /// The directory does not take the file.
-    #[error("cannot write {}", path.display())]
+    #[error("cannot write {}", shown_path(path))]
     Write { path: PathBuf, source: io::Error },
 }
 

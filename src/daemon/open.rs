@@ -19,6 +19,7 @@ use super::usage::Standing;
 use super::{Daemon, Phase};
 use crate::carrier::unix::{bind, connect, inode};
 use crate::config::listeners::Address;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::paths::SOCKET;
 
@@ -334,7 +335,7 @@ fn patiently<T>(until: Instant, mut act: impl FnMut() -> io::Result<T>) -> io::R
 /// A socket that cannot be bound, in words.
 #[must_use]
 pub fn cannot_listen(path: &Path, error: io::Error) -> Failure {
-    Failure::new(Kind::Local, format!("cannot listen at {}", path.display()))
+    Failure::new(Kind::Local, format!("cannot listen at {}", shown_path(path)))
         .with_cause(error)
         .with_hint("make room on that file system, or point XDG_RUNTIME_DIR elsewhere")
 }

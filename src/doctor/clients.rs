@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use super::Finding;
 use crate::client::Client;
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::paths::absolute;
 use crate::process::{RunFault, run_for};
 use crate::registry::Hosts;
@@ -106,7 +107,7 @@ impl Asker<'_> {
 }
 
 fn hangs(step: &'static str, program: &Path) -> Finding {
-    let text = format!("{} does not answer within {} s", program.display(), PATIENCE.as_secs());
+    let text = format!("{} does not answer within {} s", shown_path(program), PATIENCE.as_secs());
     Finding::note(step, text, "run it by hand to see what it waits for")
 }
 

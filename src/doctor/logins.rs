@@ -8,6 +8,7 @@ use crate::broker::choice::Candidate;
 use crate::client::{Client, fallback};
 use crate::clock::{Clock, between, in_words};
 use crate::error::Failure;
+use crate::error::shown::shown;
 use crate::google::accounts::{Accounts, Login};
 use crate::google::source::Request;
 
@@ -36,7 +37,7 @@ pub(super) async fn examine(client: &Client, tell: &mut dyn FnMut(Finding)) {
                     "the configuration names {} for a registry, and nobody signed in as that",
                     rule.account
                 ),
-                format!("run `valetkey login --account {}`", rule.account),
+                format!("run `valetkey login --account {}`", shown(&rule.account)),
             ));
         }
     }

@@ -151,7 +151,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         file.set_permissions(Permissions::from_mode(0o644))
     });
     written.map_err(|error| {
-        Failure::new(Kind::Local, format!("cannot write {}", path.display())).with_cause(error)
+        Failure::new(Kind::Local, format!("cannot write {}", shown_path(path))).with_cause(error)
     })
 }
 

@@ -16,7 +16,8 @@ use thiserror::Error;
 
 use crate::error::shown::shown;
 use crate::error::{Fault, Kind};
-use crate::sys::{self, Arrived, HeldSignals, Signals};
+use crate::sys;
+use crate::sys::signals::{Arrived, HeldSignals, Signals};
 use crate::wiring::Wiring;
 
 /// Why a command did not start.

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use super::ground;
 use crate::environment::{Environment, before};
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::paths::{is_own_path, open_regular};
 
@@ -46,7 +47,7 @@ impl Place {
         let temporary =
             temporary.filter(|path| !shared || is_open(path)).unwrap_or_else(|| PathBuf::from("/tmp"));
         let top = make(&temporary, shared).map_err(|error| {
-            Failure::new(Kind::Local, format!("cannot make a directory in {}", temporary.display()))
+            Failure::new(Kind::Local, format!("cannot make a directory in {}", shown_path(&temporary)))
                 .with_cause(error)
                 .with_hint("make /dev/shm or /tmp writable")
         })?;
@@ -73,7 +74,7 @@ impl Place {
             .and_then(|()| std::env::current_exe())
             .and_then(|own| symlink(own, directory.join("keyring")));
         linked.map_err(|error| {
-            Failure::new(Kind::Local, format!("cannot put keyring into {}", directory.display()))
+            Failure::new(Kind::Local, format!("cannot put keyring into {}", shown_path(&directory)))
                 .with_cause(error)
         })?;
         Ok(directory)
@@ -88,7 +89,7 @@ impl Place {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let kept = file.and_then(|mut file| file.write_all(record.as_bytes()));
         kept.map_err(|error| {
-            Failure::new(Kind::Local, format!("cannot write {}", path.display())).with_cause(error)
+            Failure::new(Kind::Local, format!("cannot write {}", shown_path(&path))).with_cause(error)
         })
     }
 
@@ -99,7 +100,7 @@ impl Place {
     pub fn empty(&self) -> Result<PathBuf, Failure> {
         let directory = self.path().join("empty");
         make_open(&directory).map_err(|error| {
-            Failure::new(Kind::Local, format!("cannot make {}", directory.display())).with_cause(error)
+            Failure::new(Kind::Local, format!("cannot make {}", shown_path(&directory))).with_cause(error)
         })?;
         Ok(directory)
     }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::timeout;
 use tower_service::Service;
 
+use crate::error::shown::shown;
 use crate::error::{Fault, Kind};
 use crate::http::proxy::ProxyConnector;
 use crate::http::reached::Reached;
@@ -62,16 +63,16 @@ impl fmt::Display for Destination {
 #[derive(Debug, Error)]
 pub enum TunnelFault {
     /// No name, no route, nobody listening, or a proxy that refuses.
-    #[error("cannot reach {to}: {problem}")]
+    #[error("cannot reach {}: {problem}", shown(&to.to_string()))]
     Connect { to: Destination, problem: String },
     /// Nothing but loopback is connected to this machine.
-    #[error("cannot reach {to}{}: there is no network here, only loopback", by(proxy.as_deref()))]
+    #[error("cannot reach {}{}: there is no network here, only loopback", shown(&to.to_string()), by(proxy.as_deref()))]
     Network { to: Destination, proxy: Option<String> },
     /// Nothing came in time.
-    #[error("{to} did not answer within {} s", CONNECT.as_secs())]
+    #[error("{} did not answer within {} s", shown(&to.to_string()), CONNECT.as_secs())]
     Deadline { to: Destination },
     /// A proxy behind TLS, where nobody has said which certificates it may show.
-    #[error("the proxy for {to} cannot be spoken to")]
+    #[error("the proxy for {} cannot be spoken to", shown(&to.to_string()))]
     Proxy { to: Destination },
 }
 

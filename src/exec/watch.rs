@@ -16,6 +16,7 @@ use super::intercept::{BoxError, Courier};
 use crate::client::resume::Answer;
 use crate::client::stream::WayFault;
 use crate::error::Failure;
+use crate::error::shown::shown_path;
 use crate::http::patience::Patience;
 
 /// What is watched: one request, under the name that its client knows.
@@ -64,7 +65,7 @@ impl Watch {
 /// Says that the daemon does not answer, if so.
 async fn ask(courier: Arc<Courier>, shown: String) {
     if courier.way().ask("/v1/grant", PULSE).await.is_err() {
-        let path = courier.way().path().display().to_string();
+        let path = shown_path(courier.way().path());
         courier.tell_once(&format!(
             "the daemon at {path} does not answer, and {shown} waits for it; it may be stopped, or its machine too busy"
         ));

@@ -11,6 +11,7 @@ use super::place::Place;
 use crate::client::granted::HostPattern;
 use crate::environment::Environment;
 use crate::environment::before::RECORD;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::paths::{open_regular, read_regular};
 use crate::wiring::command::Command;
@@ -60,7 +61,21 @@ impl Wire<'_> {
         if let Some((path, line)) = self.files.curl.as_ref().filter(|_| self.command.may_run("curl")) {
             wiring.notes.push(format!(
                 "{}:{line} wins over the variables that lead curl here: call it as curl -q, or take that line out",
+                shown_path(path)
+            ));
+        }
+        if let Some((path, line)) = self.files.pipenv.as_ref().filter(|_| self.command.runs("pipenv")) {
+            wiring.notes.push(format!(
+                "{}:{line} wins over the variables that lead pipenv here: take that line out, or set PIPENV_DONT_LOAD_ENV=1",
                 path.display()
+            ));
+        }
+        let named = self.command.values_of("--config-file").filter(|_| self.command.may_run("uv"));
+        if named.filter_map(|file| text(Path::new(file))).any(|text| uv::leads_past(&text)) {
+            wiring.notes.push(format!(
+                "the file behind `--config-file` says which proxy uv uses, and wins over what leads uv here: name it in \
+                 {} instead",
+                uv::CONFIG_FILE
             ));
         }
         if self.index.is_some() {
@@ -85,7 +100,7 @@ impl Wire<'_> {
         let bundle = wiring.take(trust::WGET).map(PathBuf::from);
         let list = no_proxy_of(self.environment, self.own(Tool::Wget).as_ref(), self.hosts);
         let text = rc::wgetrc(self.files, bundle.as_deref(), &self.ports.address(Tool::Wget), &list);
-        wiring.set("WGETRC", self.write("wgetrc", &text, self.files.wgetrc.text.is_empty())?);
+        wiring.set("WGETRC", self.write("wgetrc", &text, !rc::is_private(&self.files.wgetrc.text))?);
 
         let bundle = wiring.take(trust::APT).map(PathBuf::from);
         let granted: Vec<HostPattern> =
@@ -130,7 +145,7 @@ impl Wire<'_> {
             file.set_permissions(Permissions::from_mode(if is_public { 0o644 } else { 0o600 }))
         });
         written.map_err(|error| {
-            Failure::new(Kind::Local, format!("cannot write {}", path.display())).with_cause(error)
+            Failure::new(Kind::Local, format!("cannot write {}", shown_path(&path))).with_cause(error)
         })?;
         Ok(path)
     }

@@ -21,6 +21,7 @@ use crate::clock::{parse_rfc3339, rfc3339};
 use crate::config::line_of;
 use crate::durable;
 use crate::error::shown::quoting;
+use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 use crate::paths::{read_regular, without_absent};
 use crate::vault::{Entry, Vault};
@@ -29,16 +30,16 @@ use crate::vault::{Entry, Vault};
 #[derive(Debug, Error)]
 pub enum AccountsFault {
     /// It is there and cannot be read.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}", shown_path(path))]
     Read { path: PathBuf, source: io::Error },
     /// It is there and says nothing that makes sense.
-    #[error("{}:{line}: {message}", path.display())]
+    #[error("{}:{line}: {message}", shown_path(path))]
     Content { path: PathBuf, line: usize, message: String },
     /// A full or read-only file system.
-    #[error("cannot write {}", path.display())]
+    #[error("cannot write {}", shown_path(path))]
     Write { path: PathBuf, source: io::Error },
     /// Another `valetkey login` or `logout` has it.
-    #[error("{} is in use by another valetkey", .0.display())]
+    #[error("{} is in use by another valetkey", shown_path(.0))]
     Busy(PathBuf),
 }
 

@@ -20,6 +20,7 @@ use super::source::{Request, SourceFault, World};
 use crate::ask::GcloudVariables;
 use crate::clock::parse_rfc3339;
 use crate::error::printable;
+use crate::error::shown::shown_path;
 use crate::process::{self, Finished, RunFault};
 use crate::secret::{AccessToken, Secret};
 
@@ -127,11 +128,9 @@ async fn run(
         .env("CLOUDSDK_CORE_DISABLE_PROMPTS", "1")
         .stderr(Stdio::piped());
     process::run(&mut command, b"", until).await.map_err(|fault| match fault {
-        RunFault::Start(error) => SourceFault::Failed {
-            what: format!("{}", program.display()),
-            problem: error.to_string(),
-            remedy: None,
-        },
+        RunFault::Start(error) => {
+            SourceFault::Failed { what: shown_path(program), problem: error.to_string(), remedy: None }
+        }
         RunFault::Deadline => late(),
     })
 }

@@ -20,6 +20,7 @@ use super::credential_file::ServiceAccountKey;
 use super::oauth::Exchange;
 use super::source::{Request, SourceFault, World};
 use crate::clock::between;
+use crate::error::shown::shown_path;
 use crate::secret::{AccessToken, Secret};
 
 /// Makes a token with exactly the scope that the access needs.
@@ -38,7 +39,7 @@ pub async fn mint(
     let remedy = format!(
         "check that the key in {} still exists in Google Cloud and that this machine's clock is right, or make a \
          new key",
-        path.display()
+        shown_path(path)
     );
     let exchange = Exchange {
         url: &key.token_uri,

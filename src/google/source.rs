@@ -4,7 +4,7 @@
 //! the next one be asked, while one that is there and fails ends the ask, so that nobody is silently given
 //! another identity.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::blocking::BlockingFault;
 use crate::clock::Clock;
 use crate::config::policy::{POLICY, Policy};
 use crate::environment::Environment;
-use crate::error::shown::shown_path;
+use crate::error::shown::{shown, shown_path};
 use crate::error::{Failure, Fault, Kind, printable};
 use crate::google::endpoints::Endpoints;
 use crate::google::gcloud::Turn;
@@ -139,10 +139,18 @@ pub enum SourceFault {
     #[error("the credential file {} {problem}", shown_path(path))]
     Malformed { path: PathBuf, problem: String },
     /// A credential file that would send its secret elsewhere.
-    #[error("the credential file {} sends its secret to {url:?}, which is not Google's", shown_path(path))]
+    #[error(
+        "the credential file {} sends its secret to {:?}, which is not Google's",
+        shown_path(path),
+        shown(url)
+    )]
     ForeignEndpoint { path: PathBuf, url: String },
     /// A kind of credential that comes later.
-    #[error("the credential file {} is of type {kind:?}, which is not supported yet", shown_path(path))]
+    #[error(
+        "the credential file {} is of type {:?}, which is not supported yet",
+        shown_path(path),
+        shown(kind)
+    )]
     Unsupported { path: PathBuf, kind: String },
     /// Google refused, in OAuth's words.
     #[error("Google refused {what}: {error}{}", description.as_deref().map(|it| format!(" ({it})")).unwrap_or_default())]
@@ -183,15 +191,6 @@ pub enum SourceFault {
     Http(#[from] HttpFault),
 }
 
-impl SourceFault {
-    /// A file system that does not answer.
-    #[must_use]
-    pub fn unanswered(path: &Path, waited: Duration) -> Self {
-        let remedy = "check the file system that it lies on".to_owned();
-        Self::Deadline { what: shown_path(path), waited, remedy }
-    }
-}
-
 impl Fault for SourceFault {
     fn kind(&self) -> Kind {
         match self {
@@ -219,7 +218,8 @@ impl Fault for SourceFault {
             Self::Unreadable { .. } => Some("check that the file is there and yours to read".to_owned()),
             Self::Malformed { .. } => Some("fetch the file again from where it was made".to_owned()),
             Self::ForeignEndpoint { url, .. } => Some(format!(
-                "if {url:?} is right, name it as `endpoints.token` in config.toml; else throw the file away"
+                "if {:?} is right, name it as `endpoints.token` in config.toml; else throw the file away",
+                shown(url)
             )),
             Self::Unsupported { .. } => Some(
                 "use a service account key, `gcloud auth application-default login`, or gcloud".to_owned(),

@@ -19,6 +19,7 @@ use super::source::{Request, SourceFault, World};
 use crate::ask::Access;
 use crate::blocking::{self, BlockingFault};
 use crate::clock::{between, parse_rfc3339, rfc3339};
+use crate::error::shown::{shown, shown_path};
 use crate::error::{Fault, Kind};
 use crate::secret::AccessToken;
 use crate::vault::{StoredSecret, VaultFault, Vaults};
@@ -30,7 +31,7 @@ pub enum LoginFault {
     #[error(transparent)]
     Accounts(#[from] AccountsFault),
     /// A rule or an ask names an account that never signed in here.
-    #[error("no login of {account} is stored")]
+    #[error("no login of {} is stored", shown(account))]
     Nobody { account: String },
     /// It was made without `--write`.
     #[error("the login of {account} may read and not publish")]
@@ -48,7 +49,7 @@ pub enum LoginFault {
     #[error("the login of {account} is being refreshed by another process that does not end")]
     Busy { account: String },
     /// The file system does not answer.
-    #[error("{} does not answer", .0.display())]
+    #[error("{} does not answer", shown_path(.0))]
     Silent(PathBuf),
 }
 
@@ -67,7 +68,7 @@ impl Fault for LoginFault {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Accounts(fault) => fault.hint(),
-            Self::Nobody { account } => Some(format!("run `valetkey login --account {account}`")),
+            Self::Nobody { account } => Some(format!("run `valetkey login --account {}`", shown(account))),
             Self::ReadOnly { account } => {
                 Some(format!("run `valetkey login --write --account {account}` to publish with it"))
             }

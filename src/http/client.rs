@@ -32,6 +32,7 @@ use super::resolve::{Connector, Resolver};
 use super::trust::{Trust, TrustFault};
 use super::wide::{Ahead, Crowd, Filled, WideConnector};
 use crate::environment::Environment;
+use crate::error::shown::shown;
 use crate::error::{Fault, Kind};
 
 /// Why there is no answer.
@@ -41,28 +42,33 @@ pub enum HttpFault {
     #[error("cannot set up TLS: {0}")]
     Setup(TrustFault),
     /// No name, no route, nobody listening, or a proxy that refuses.
-    #[error("cannot reach {host}")]
-    Connect { host: String, source: Opaque },
+    #[error("cannot reach {}", shown(host))]
+    Connect {
+        host: String,
+        /// The proxy on the way, where it is one on this machine.
+        proxy: Option<String>,
+        source: Opaque,
+    },
     /// The certificate is not one that this machine trusts.
-    #[error("{host} shows a certificate that this machine does not trust")]
+    #[error("{} shows a certificate that this machine does not trust", shown(host))]
     Certificate { host: String, source: Opaque, remedy: String },
     /// It was reached, and speaks TLS in no way that we do, or not at all.
-    #[error("{host} answers, but not with TLS as it should")]
+    #[error("{} answers, but not with TLS as it should", shown(host))]
     Tls { host: String, source: Opaque },
     /// The connection broke in the middle of the answer.
-    #[error("{host} broke off in the middle of its answer")]
+    #[error("{} broke off in the middle of its answer", shown(host))]
     Broken { host: String, source: Opaque },
     /// The answer is larger than any honest one.
-    #[error("{host} answered with more than {limit} bytes")]
+    #[error("{} answered with more than {limit} bytes", shown(host))]
     TooLarge { host: String, limit: usize },
     /// Nothing came in time.
-    #[error("{host} did not answer within {} s", waited.as_secs_f32().ceil())]
+    #[error("{} did not answer within {} s", shown(host), waited.as_secs_f32().ceil())]
     Deadline { host: String, waited: Duration },
     /// A proxy that would have to be spoken to in another way than plain HTTP.
-    #[error("the proxy for {host} is named with a scheme that is not http")]
+    #[error("the proxy for {} is named with a scheme that is not http", shown(host))]
     Proxy { host: String },
     /// A URL that cannot be asked, from a file of the user's.
-    #[error("{0:?} is not a URL that can be asked")]
+    #[error("{:?} is not a URL that can be asked", shown(.0))]
     Url(String),
 }
 
@@ -104,6 +110,10 @@ impl Fault for HttpFault {
         Some(match self {
             Self::Setup(fault) => return fault.hint(),
             Self::Certificate { remedy, .. } => remedy.clone(),
+            Self::Connect { proxy: Some(proxy), .. } => format!(
+                "the way there is the proxy {proxy} of HTTPS_PROXY: where a run of `valetkey exec` that is over has left \
+                 that, unset it and run `valetkey stop`, since a daemon keeps what it was started with"
+            ),
             Self::Connect { .. } | Self::Deadline { .. } => {
                 "check the network, and HTTPS_PROXY where a proxy is needed".to_owned()
             }
@@ -216,7 +226,11 @@ impl HttpClient {
         let (opening, crowd) = (connector.call(request.uri().clone()), self.shared.crowd.clone());
         let host = host_of(request.uri());
         let opening = async move {
-            let stream = opening.await.map_err(|error| unconnected(&host, &error))?;
+            let stream = opening.await.map_err(|error| HttpFault::Connect {
+                host: host.clone(),
+                proxy: None,
+                source: Opaque::of(&error),
+            })?;
             let stream = TokioIo::new(Reached::Plain(stream.into_inner()));
             Ok(Wire::Http(Ahead::new(stream, &crowd)))
         };
@@ -294,7 +308,11 @@ impl HttpClient {
                     HttpFault::Certificate { host, source, remedy }
                 }
                 Some(why) => HttpFault::Tls { host, source: Opaque(why.to_string()) },
-                None => unconnected(&host, error.as_ref()),
+                None => {
+                    let by = Some(&shared.connector).filter(|connector| connector.is_by_loopback(uri));
+                    let proxy = by.and_then(|connector| connector.proxy_for(uri));
+                    HttpFault::Connect { host, proxy, source: Opaque::of(error.as_ref()) }
+                }
             }
         })
     }
@@ -338,11 +356,6 @@ pub(super) fn to_origin_form(head: &mut Parts) -> Result<Uri, HttpFault> {
 
 pub(super) fn broken(host: &str, error: &(dyn std::error::Error + 'static)) -> HttpFault {
     HttpFault::Broken { host: host.to_owned(), source: Opaque::of(error) }
-}
-
-/// Why there is no connection.
-fn unconnected(host: &str, error: &(dyn std::error::Error + 'static)) -> HttpFault {
-    HttpFault::Connect { host: host.to_owned(), source: Opaque::of(error) }
 }
 
 /// What TLS says of it, if that is where it ended. An `io::Error` hides what it wraps from `source()`, and one may wrap

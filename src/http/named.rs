@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::paths::read_regular;
 
 /// A bundle and what names it, in words.
@@ -35,7 +36,14 @@ pub fn elsewhere(environment: &Environment) -> Vec<Named> {
 }
 
 fn variable(environment: &Environment, name: &str) -> Option<Named> {
-    Some(Named { by: name.to_owned(), path: environment.path(name)? })
+    Some(Named { by: name.to_owned(), path: bundle(environment, name)? })
+}
+
+/// The path in a variable, as its reader reads it.
+#[must_use]
+pub fn bundle(environment: &Environment, name: &str) -> Option<PathBuf> {
+    let path = environment.path(name)?;
+    Some(if OPENED.contains(&name) { environment.below_home(path) } else { path })
 }
 
 /// The last file that says something wins, as it does for pip.
@@ -50,7 +58,7 @@ fn in_pip_conf(environment: &Environment, at: &impl Fn(&Path)) -> Option<Named> 
     let files = [
         named,
         below(config, "pip/pip.conf"),
-        below(home.clone(), ".pip/pip.conf"),
+        below(home, ".pip/pip.conf"),
         Some("/etc/pip.conf".into()),
         Some("/etc/xdg/pip/pip.conf".into()),
     ];
@@ -60,11 +68,8 @@ fn in_pip_conf(environment: &Environment, at: &impl Fn(&Path)) -> Option<Named> 
         let value = ["install", "download", "global"]
             .into_iter()
             .find_map(|section| setting(&text, section, "cert").map(str::to_owned))?;
-        let path = match (value.strip_prefix("~/"), &home) {
-            (Some(rest), Some(home)) => home.join(rest),
-            _ => PathBuf::from(value),
-        };
-        Some(Named { by: format!("`cert` in {}", file.display()), path })
+        let path = environment.below_home(value.into());
+        Some(Named { by: format!("`cert` in {}", shown_path(&file)), path })
     })
 }
 
@@ -84,7 +89,7 @@ fn in_gcloud(environment: &Environment, at: &impl Fn(&Path)) -> Option<Named> {
     let text = read(&file)?;
     let path = setting(&text, "core", "custom_ca_certs_file")?;
     Some(Named {
-        by: format!("`core/custom_ca_certs_file` of gcloud, in {}", file.display()),
+        by: format!("`core/custom_ca_certs_file` of gcloud, in {}", shown_path(&file)),
         path: path.into(),
     })
 }
@@ -113,6 +118,8 @@ pub fn is_fixed(path: &Path) -> bool {
     path.is_absolute()
 }
 
+/// What pip and npm read in these may begin with `~/`, which they open themselves.
+const OPENED: [&str; 3] = ["PIP_CERT", "npm_config_cafile", "NPM_CONFIG_CAFILE"];
 const GCLOUD: &str = "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE";
 /// git's, Node's, npm's, Amazon's, cargo's, the one that Nix's programs read, twine's, Deno's, and those of two libraries of
 /// Google's.
@@ -158,6 +165,9 @@ mod tests {
             assert_eq!(found(home.path(), &[(name, "/corp.pem")]), wanted);
             assert_eq!(found(home.path(), &[(name, "")]), []);
         }
+        let below_home = home.path().join("corp.pem").display().to_string();
+        assert_eq!(found(home.path(), &[("PIP_CERT", "~/corp.pem")])[0].1, below_home);
+        assert_eq!(found(home.path(), &[("REQUESTS_CA_BUNDLE", "~/corp.pem")])[0].1, "~/corp.pem");
         for name in ELSEWHERE {
             assert_eq!(found(home.path(), &[(name, "/corp.pem")]), []);
             let environment: Environment = [(name, "/corp.pem")].into_iter().collect();

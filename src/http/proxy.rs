@@ -221,7 +221,13 @@ pub fn address_of(value: &str) -> Result<(String, u16), String> {
         let scheme: String = scheme.chars().take(20).collect();
         return Err(format!("names a proxy by {scheme}:, which is not spoken here"));
     }
-    match uri.host().filter(|host| !host.is_empty()) {
+    // A number that is no port is not passed over for the usual one.
+    let is_port = |authority: &str| {
+        let behind = authority.rsplit(['@', ']']).next().unwrap_or_default();
+        behind.split_once(':').is_none_or(|(_, port)| port.is_empty() || port.parse::<u16>().is_ok())
+    };
+    let is_whole = uri.authority().is_none_or(|authority| is_port(authority.as_str()));
+    match uri.host().filter(|host| !host.is_empty() && is_whole) {
         Some(host) => Ok((host.trim_matches(['[', ']']).to_ascii_lowercase(), port_of(&uri))),
         None => Err("is no address of a proxy".to_owned()),
     }
@@ -343,6 +349,10 @@ mod tests {
             ("https://p.test", Ok(("p.test", 443))),
             ("socks://u:hunter2@p.test:1", Err("names a proxy by socks:, which is not spoken here")),
             ("http://u:hunter 2@p.test:1", Err("is no address of a proxy")),
+            ("http://u:hunter2@p.test:99999", Err("is no address of a proxy")),
+            ("p.test:port", Err("is no address of a proxy")),
+            ("http://u:65536@[::1]", Ok(("::1", 80))),
+            ("http://u:p@[::1]:1/", Ok(("::1", 1))),
             ("/path", Err("is no address of a proxy")),
         ] {
             let found = address_of(value);

@@ -30,6 +30,7 @@ use super::named::{self, Named, is_fixed};
 use super::pinned::Pinned;
 use crate::blocking;
 use crate::environment::Environment;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Fault, Kind};
 use crate::paths::open_regular;
 
@@ -37,13 +38,13 @@ use crate::paths::open_regular;
 #[derive(Debug, Clone, Error)]
 pub enum TrustFault {
     /// What the configuration names is missing or no certificate.
-    #[error("cannot read extra_ca {}: {problem}", path.display())]
+    #[error("cannot read extra_ca {}: {problem}", shown_path(path))]
     Extra { path: PathBuf, problem: String },
     /// There is nothing to trust; where variables decide, what is wrong with what they name.
     #[error("no trusted root certificates{problems}")]
     Nothing { problems: String, by_variable: bool },
     /// A file system that does not answer.
-    #[error("{} does not answer", path.display())]
+    #[error("{} does not answer", shown_path(path))]
     Silent { path: PathBuf },
     /// The library, for a reason that no file is to blame for.
     #[error("{0}")]
@@ -312,7 +313,7 @@ fn remedy(
         others.extend(named::trusted(environment, |file| at.is(file)));
     }
     if let Some(other) = others.iter().find(|other| is_fixed(&other.path)) {
-        let path = other.path.display();
+        let path = shown_path(&other.path);
         said.push(format!(
             "{} names {path}: if that is the CA of your company's proxy, write `extra_ca = \"{path}\"` in config.toml",
             other.by
@@ -328,7 +329,7 @@ fn remedy(
 
 impl std::fmt::Display for Named {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.by, self.path.display())
+        write!(f, "{} ({})", self.by, shown_path(&self.path))
     }
 }
 

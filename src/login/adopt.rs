@@ -11,6 +11,7 @@ use crate::ask::{Access, Ask};
 use crate::broker::choice::ADC;
 use crate::config::VaultChoice;
 use crate::durable;
+use crate::error::shown::shown_path;
 use crate::google::accounts::Login;
 use crate::google::credential_file::CredentialFile;
 use crate::google::endpoints::Endpoints;
@@ -50,12 +51,12 @@ pub async fn adopt(
     let nothing = |text: String| SignInFault::NothingToAdopt(text);
     let path = gcloud.map(|directory| directory.join(ADC)).ok_or_else(|| nothing("no home".to_owned()))?;
     if !path.exists() {
-        return Err(nothing(format!("there is no {}", path.display())));
+        return Err(nothing(format!("there is no {}", shown_path(&path))));
     }
     let found = match CredentialFile::read(&path, &world.endpoints)? {
         CredentialFile::AuthorizedUser(user) => user,
         CredentialFile::ServiceAccount(_) => {
-            return Err(nothing(format!("{} is a service account's key", path.display())));
+            return Err(nothing(format!("{} is a service account's key", shown_path(&path))));
         }
     };
     world.allow_client(&found.client_id)?;

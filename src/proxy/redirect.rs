@@ -9,6 +9,7 @@ use hyper::header::HeaderValue;
 use thiserror::Error;
 use url::{Host, Url};
 
+use crate::error::shown::shown;
 use crate::error::{Fault, Kind};
 
 /// The next request of a chain.
@@ -26,13 +27,13 @@ pub enum RedirectFault {
     #[error("{from} redirects to what is no address")]
     Nonsense { from: String },
     /// The token would travel in clear, or at least the file would.
-    #[error("{from} redirects to {to}, which is not https")]
+    #[error("{from} redirects to {}, which is not https", shown(to))]
     Insecure { from: String, to: String },
     /// A number in the place of a name.
-    #[error("{from} redirects to {to}, which is an address and not a name")]
+    #[error("{from} redirects to {}, which is an address and not a name", shown(to))]
     Literal { from: String, to: String },
     /// Somebody else.
-    #[error("{from} redirects to {to}, which is not allowed")]
+    #[error("{from} redirects to {}, which is not allowed", shown(to))]
     Foreign { from: String, to: String },
     /// Its own host, and there a place that this request may not go to with its token.
     #[error("{from} redirects to a place of its own that is not granted here")]

@@ -13,6 +13,7 @@ use hyper::Uri;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use thiserror::Error;
 
+use crate::error::shown::shown;
 use crate::error::{Fault, Kind};
 use crate::registry::request::{is_public_key, is_version_check, plain_host};
 use crate::registry::{Format, Hosts, Registry, Rejection};
@@ -35,7 +36,7 @@ pub enum TargetFault {
     #[error("the request's target has an empty segment in its path")]
     Empty,
     /// A host that may not see a token.
-    #[error("{0:?} is not a registry that valetkey serves")]
+    #[error("{:?} is not a registry that valetkey serves", shown(.0))]
     Foreign(String),
     /// One that may, asked for by another port.
     #[error("no request to {host}: {reason}")]

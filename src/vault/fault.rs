@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::{Entry, Vault};
 use crate::ask::Access;
 use crate::blocking::BlockingFault;
+use crate::error::shown::shown_path;
 use crate::error::{Fault, Kind};
 
 /// See the module.
@@ -32,13 +33,13 @@ pub enum VaultFault {
     #[error("the keychain failed: {problem}")]
     Broken { problem: String },
     /// What is in the place of a file or directory of ours could be read or written by others.
-    #[error("{} {problem}, so what is in it is not taken", path.display())]
+    #[error("{} {problem}, so what is in it is not taken", shown_path(path))]
     Unsafe { path: PathBuf, problem: String },
     /// A file or directory of ours that cannot be read.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}", shown_path(path))]
     Unreadable { path: PathBuf, source: io::Error },
     /// A full or read-only file system.
-    #[error("cannot write {}", path.display())]
+    #[error("cannot write {}", shown_path(path))]
     Io { path: PathBuf, source: io::Error },
     /// No thread is left to ask a file system.
     #[error(transparent)]
@@ -98,13 +99,13 @@ impl Fault for VaultFault {
                 "try again; if that does not help, sign out of the desktop and in again".to_owned()
             }
             Self::Unsafe { path, .. } => {
-                let path = path.display();
+                let path = shown_path(path);
                 format!("if {path} is yours, run `chmod go= {path}`; else remove it and sign in again")
             }
-            Self::Unreadable { path, .. } => format!("look at what is at {}", path.display()),
+            Self::Unreadable { path, .. } => format!("look at what is at {}", shown_path(path)),
             Self::Io { path, .. } => {
                 let directory = path.parent().unwrap_or(path);
-                format!("make room in {}, or make it writable, and try again", directory.display())
+                format!("make room in {}, or make it writable, and try again", shown_path(directory))
             }
         })
     }

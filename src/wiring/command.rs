@@ -105,22 +105,37 @@ impl Command {
         self.words.iter().filter(|word| word.contains("/bin/")).map(PathBuf::from).take(MOST)
     }
 
-    /// Scripts of Python's, which may say for uv what they need.
+    /// Scripts of Python's, which may say for uv what they need: by the end of their name, by a flag of uv's, or called
+    /// by themselves.
     pub fn scripts(&self) -> impl Iterator<Item = &str> {
-        let is_script = |word: &&str| Path::new(word).extension().is_some_and(|end| end == "py");
-        self.words.iter().map(String::as_str).filter(is_script).take(MOST)
+        let is_script = |at: usize, word: &str| {
+            let is_named = at > 0 && ["--script", "-s"].contains(&self.words[at - 1].as_str());
+            let is_python = Path::new(word).extension().is_some_and(|end| end == "py");
+            !word.starts_with('-') && (is_python || is_named || (at == 0 && word.starts_with("./")))
+        };
+        let words = self.words.iter().enumerate();
+        words.filter(move |(at, word)| is_script(*at, word)).map(|(_, word)| word.as_str()).take(MOST)
     }
 
     /// What in it leads past an index by itself: options, and variables that it sets.
     #[must_use]
     pub fn detours(&self) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
-        let knows_pip =
-            ["pip", "pip3", "pip-compile", "pip-sync", "uv", "uvx", "pipx"].iter().any(|it| self.runs(it));
+        let knows_pip = ["pip", "pip3", "pip-compile", "pip-sync", "piptools", "uv", "uvx", "pipx"]
+            .iter()
+            .any(|it| self.runs(it));
+        let mut is_ours = false;
         for word in &self.words {
-            let name = word.split_once('=').map_or(word.as_str(), |(name, _)| name);
+            // What stands behind our own name is said to us, to the word that ends our options.
+            is_ours = (is_ours || is_called(word, "valetkey")) && word != "--" && !is_separator(word);
+            if is_ours {
+                continue;
+            }
+            let word = PASSED_ON.iter().find_map(|flag| word.strip_prefix(flag)).unwrap_or(word);
+            let name = word.split_once('=').map_or(word, |(name, _)| name);
             let option = match name {
                 _ if VARIABLES.contains(&name) && word.contains('=') => Some(name),
+                "--pypi-mirror" if self.runs("pipenv") => Some(name),
                 _ if !knows_pip => None,
                 "--index" | "--default-index" => Some(name),
                 name if name.starts_with("--") => long_option(name).filter(|option| leads_past(option)),
@@ -144,22 +159,8 @@ impl Command {
     #[must_use]
     pub fn locks(&self) -> Option<String> {
         LOCKING.iter().find_map(|(program, acts)| {
-            let step = &self.words[self.at(program)? + 1..];
-            let length = step.iter().position(|word| is_separator(word)).unwrap_or(step.len());
-            let step = &step[..length];
-            if step.iter().any(|word| UNCHANGED.contains(&word.as_str())) {
-                return None;
-            }
-            let mut acts_of_step = acts_in(step);
-            let first = acts_of_step.next().unwrap_or_default();
-            if acts.is_empty() {
-                return Some((*program).to_owned());
-            }
-            // `uv pip install` locks nothing, and `uv pip compile` does.
-            if *program == "uv" && first == "pip" {
-                return (acts_of_step.next() == Some("compile")).then(|| "uv pip compile".to_owned());
-            }
-            acts.contains(&first).then(|| format!("{program} {first}"))
+            // What a script installs first it may call later.
+            self.steps_of(program).find_map(|step| locks_in(program, acts, step))
         })
     }
 
@@ -185,13 +186,47 @@ impl Command {
 
     /// Where a program stands.
     fn at(&self, program: &str) -> Option<usize> {
-        self.words.iter().position(|word| {
-            let name = word.rsplit('/').next().unwrap_or_default();
-            // `pip3.12` is pip, and so is `pip-23.0`: what is behind the name says the version.
-            name.strip_prefix(program)
-                .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
+        self.words.iter().position(|word| is_called(word, program))
+    }
+
+    /// What stands behind a program, wherever its name stands, to the end of each step.
+    pub fn steps_of<'a>(&'a self, program: &'a str) -> impl Iterator<Item = &'a [String]> {
+        let places = self.words.iter().enumerate().filter(move |(_, word)| is_called(word, program));
+        places.map(|(at, _)| {
+            let step = &self.words[at + 1..];
+            let length = step.iter().position(|word| is_separator(word)).unwrap_or(step.len());
+            &step[..length]
         })
     }
+}
+
+/// Whether a word is the name of a program, or a path that ends in it.
+fn is_called(word: &str, program: &str) -> bool {
+    let name = word.rsplit('/').next().unwrap_or_default();
+    // `pip3.12` is pip, and so is `pip-23.0`: what is behind the name says the version.
+    name.strip_prefix(program).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
+}
+
+/// What a step is called, if it writes a lock file.
+fn locks_in(program: &str, acts: &[&str], step: &[String]) -> Option<String> {
+    let mut found = acts_in(step);
+    let (first, second) = (found.next().unwrap_or_default(), found.next());
+    // What stands behind the command that is to be run is said to that one.
+    let own = match second {
+        Some(inner) if first == "run" => step.iter().position(|word| word == inner).unwrap_or(step.len()),
+        _ => step.len(),
+    };
+    if step[..own].iter().any(|word| UNCHANGED.contains(&word.as_str())) {
+        return None;
+    }
+    if acts.is_empty() {
+        return Some(program.to_owned());
+    }
+    // `uv pip install` locks nothing, and `uv pip compile` does.
+    if program == "uv" && first == "pip" {
+        return (second == Some("compile")).then(|| "uv pip compile".to_owned());
+    }
+    acts.contains(&first).then(|| format!("{program} {first}"))
 }
 
 /// What a flag for requirements files names: the rest of the word, or nothing where it is the next one.
@@ -236,7 +271,7 @@ fn is_separator(word: &str) -> bool {
     matches!(word, ";" | "&" | "|" | "(" | ")" | "\n")
 }
 
-const CLIENTS: [&str; 16] = [
+const CLIENTS: [&str; 17] = [
     "pip",
     "pip3",
     "uv",
@@ -246,6 +281,7 @@ const CLIENTS: [&str; 16] = [
     "pipenv",
     "pip-compile",
     "pip-sync",
+    "piptools",
     "pipx",
     "hatch",
     "twine",
@@ -254,6 +290,8 @@ const CLIENTS: [&str; 16] = [
     "apt-get",
     "wget",
 ];
+/// What stands behind these is said to pip.
+const PASSED_ON: [&str; 2] = ["--pip-args=", "--extra-pip-args="];
 const SHELLS: [&str; 7] = ["sh", "bash", "dash", "ash", "zsh", "ksh", "busybox"];
 /// Long flags of pip, pip-tools and uv.
 const FILE_FLAGS: [&str; 11] = [
@@ -270,13 +308,15 @@ const FILE_FLAGS: [&str; 11] = [
     "excludes",
 ];
 /// What is read where no file is named.
-const IMPLIED: &[(&str, &str)] = &[("pip-compile", "requirements.in"), ("pip-sync", "requirements.txt")];
+const IMPLIED: &[(&str, &str)] =
+    &[("pip-compile", "requirements.in"), ("piptools", "requirements.in"), ("pip-sync", "requirements.txt")];
 /// Which programs that heed the index write its addresses down, and when; always where nothing is listed.
 const LOCKING: &[(&str, &[&str])] = &[
-    ("uv", &["lock", "sync", "add", "remove", "run", "export", "tree", "upgrade"]),
+    ("uv", &["lock", "sync", "add", "remove", "run", "export", "tree", "upgrade", "version"]),
     ("pdm", &["lock", "add", "update", "install", "remove", "sync", "export"]),
     ("pipenv", &["lock", "install", "update", "upgrade", "uninstall", "requirements"]),
     ("pip-compile", &[]),
+    ("piptools", &["compile"]),
     ("pip", &["lock"]),
 ];
 /// With these nothing is written.

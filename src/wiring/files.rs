@@ -36,6 +36,8 @@ pub struct Files {
     pub wget: Named,
     pub cargo: Named,
     pub curl: Option<(PathBuf, usize)>,
+    /// pipenv puts what stands in a project's `.env` in the place of its own variables.
+    pub pipenv: Option<(PathBuf, usize)>,
     pub wgetrc: Own,
     pub uv: UvFiles,
 }
@@ -76,12 +78,23 @@ impl Files {
         for path in [Some(PathBuf::from("/etc/wgetrc")), own.clone()].into_iter().flatten() {
             files.wget.read(&text(&path).unwrap_or_default(), &WGET, &[""]);
         }
+        for named in [&mut files.pip, &mut files.npm, &mut files.wget] {
+            named.bundle = named.bundle.take().map(|path| environment.below_home(path));
+        }
         files.wgetrc.text = own.as_ref().and_then(|path| text(path)).unwrap_or_default();
         files.wgetrc.path = own;
         files.curl = curl_files(environment).into_iter().find_map(|path| {
             let line = text(&path)?.lines().position(leads_curl_past)? + 1;
             Some((path, line))
         });
+        let env = environment.path("PIPENV_DOTENV_LOCATION");
+        let project = directory.ancestors().find(|above| text(&above.join("Pipfile")).is_some());
+        let env = env.unwrap_or_else(|| project.unwrap_or(directory).join(".env"));
+        if environment.get("PIPENV_DONT_LOAD_ENV").is_none()
+            && let Some(line) = text(&env).and_then(|text| text.lines().position(leads_pipenv_past))
+        {
+            files.pipenv = Some((env, line + 1));
+        }
         files
     }
 }
@@ -206,6 +219,15 @@ fn leads_curl_past(line: &str) -> bool {
     !value.is_empty() && (names.contains(&name.as_str()) || name == "x")
 }
 
+fn leads_pipenv_past(line: &str) -> bool {
+    let line = line.trim_start();
+    let name = line.strip_prefix("export ").unwrap_or(line).split('=').next().unwrap_or_default().trim();
+    let names = ["PIP_PROXY", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"];
+    line.contains('=')
+        && (names.contains(&name)
+            || ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"].contains(&name.to_ascii_uppercase().as_str()))
+}
+
 const PIP: Keys = Keys {
     bundle: "cert",
     proxies: &["proxy"],
@@ -238,7 +260,7 @@ mod tests {
 
     fn files(pairs: &[(&str, &str)], texts: &[(&str, &str)]) -> Files {
         let environment: Environment = pairs.iter().copied().collect();
-        Files::read(&environment, &Command::default(), Path::new("/work/app"), |path| {
+        Files::read(&environment, &Command::default(), Path::new("/srv/app"), |path| {
             let found = texts.iter().find(|(name, _)| path.as_os_str() == *name);
             found.map(|(_, text)| (*text).to_owned())
         })
@@ -266,6 +288,19 @@ mod tests {
     }
 
     #[test]
+    fn a_bundle_may_lie_below_the_home() {
+        let texts = [
+            ("/h/.config/pip/pip.conf", "[global]\ncert = ~/corp.pem\n"),
+            ("/h/.npmrc", "cafile=~/corp.pem\n"),
+            ("/h/.wgetrc", "ca_certificate = ~/corp.pem\n"),
+        ];
+        let read = files(&[("HOME", "/h")], &texts);
+        for named in [read.pip, read.npm, read.wget] {
+            assert_eq!(named.bundle, Some("/h/corp.pem".into()));
+        }
+    }
+
+    #[test]
     fn what_pips_files_take_in_is_known() {
         let text = "[global]\nfind-links =\n  /a\n[install]\nconstraint = a.txt\n  b.txt\nfind-links = x\n";
         let read = files(&[("PIP_CONFIG_FILE", "/f")], &[("/f", text)]);
@@ -284,11 +319,21 @@ mod tests {
         let read = files(&[("HOME", "/h")], &[("/h/.npmrc", "cafile=${CA}\nproxy=null\n")]);
         assert_eq!(read.npm, Named::default());
         let project = [
-            ("/work/package.json", "{}"),
-            ("/work/.npmrc", "proxy=http://p.test"),
-            ("/work/app/.npmrc", "proxy=http://q.test"),
+            ("/srv/package.json", "{}"),
+            ("/srv/.npmrc", "proxy=http://p.test"),
+            ("/srv/app/.npmrc", "proxy=http://q.test"),
         ];
         assert_eq!(files(&[], &project).npm.proxy.as_deref(), Some("http://p.test"));
+    }
+
+    #[test]
+    fn what_pipenv_takes_for_variables_is_known() {
+        let env = "# HTTPS_PROXY=x\nA=HTTPS_PROXY=x\nexport https_proxy = http://u:p@x.test\n";
+        let texts = [("/work/Pipfile", ""), ("/work/.env", env), ("/work/app/.env", "PIP_CERT=/x.pem")];
+        assert_eq!(files(&[], &texts).pipenv, Some(("/work/.env".into(), 3)));
+        assert_eq!(files(&[], &texts[1..]).pipenv, Some(("/work/app/.env".into(), 1)));
+        assert_eq!(files(&[("PIPENV_DONT_LOAD_ENV", "1")], &texts).pipenv, None);
+        assert_eq!(files(&[], &[("/work/app/.env", "HTTP_PROXY=x\nB")]).pipenv, None);
     }
 
     #[test]
@@ -296,7 +341,7 @@ mod tests {
         let texts = [
             ("/h/.yarnrc.yml", "httpsProxy: \"http://old.test\"\n"),
             (
-                "/work/.yarnrc.yml",
+                "/srv/.yarnrc.yml",
                 "nodeLinker: node-modules\nhttpsProxy: \"http://y.test:1\"\nhttpsCaFilePath: /y.pem\n",
             ),
             ("/h/.wgetrc", "# x\nhttps_proxy = http://w.test:2\nca_certificate=/w.pem\nno_proxy = a.test\n"),

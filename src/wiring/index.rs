@@ -38,6 +38,15 @@ pub fn index<E>(
     Ok(wiring)
 }
 
+/// The index that another run has put into the environment, as a path of the daemon's. Its name leads nowhere but through
+/// a run, and a command that was to have this index alone must not get another one for want of it.
+#[must_use]
+pub fn inherited(environment: &Environment) -> Option<String> {
+    let named = INDEX.iter().filter_map(|name| environment.text(name));
+    let mut paths = named.filter_map(|url| url.strip_prefix("https://")?.strip_prefix(HOST));
+    paths.find(|path| path.starts_with('/') && path.ends_with("/simple/")).map(str::to_owned)
+}
+
 /// The name of the index.
 pub const HOST: &str = "index.valetkey.invalid";
 /// pip, pipenv, pip-tools; uv of two generations; pdm.
@@ -78,6 +87,29 @@ mod tests {
         assert_eq!(wiring.value("UV_DEFAULT_INDEX").unwrap(), "https://index.valetkey.invalid/simple/");
         assert_eq!(wiring.value("PIP_FIND_LINKS").unwrap(), "/shm/empty");
         assert!(wiring.unset.contains(&"UV_EXTRA_INDEX_URL"));
+    }
+
+    #[test]
+    fn the_index_of_a_run_around_this_one_is_known() {
+        let of = |name: &'static str, url: &'static str| inherited(&[(name, url)].into_iter().collect());
+        let path = "/index/localhost:8443/a/b/simple/";
+        assert_eq!(
+            of("UV_DEFAULT_INDEX", "https://index.valetkey.invalid/simple/").as_deref(),
+            Some("/simple/")
+        );
+        assert_eq!(
+            of("PIP_INDEX_URL", "https://index.valetkey.invalid/index/localhost:8443/a/b/simple/").as_deref(),
+            Some(path)
+        );
+        for url in [
+            "https://x.test/simple/",
+            "http://index.valetkey.invalid/simple/",
+            "https://index.valetkey.invalid.x.test/simple/",
+            "https://index.valetkey.invalid:1/simple/",
+            "https://index.valetkey.invalid",
+        ] {
+            assert_eq!(of("PIP_INDEX_URL", url), None, "{url}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use super::keyring::Package;
+use crate::error::shown::shown_path;
 
 /// A pip, as it tells of itself.
 #[derive(Debug, Clone)]
@@ -145,7 +146,7 @@ impl Setting {
     fn place(&self) -> String {
         match &self.place {
             Place::Variable => VARIABLE.to_owned(),
-            Place::File { path: Some(path), .. } => format!("keyring-provider in {}", path.display()),
+            Place::File { path: Some(path), .. } => format!("keyring-provider in {}", shown_path(path)),
             Place::File { path: None, .. } => "keyring-provider in its configuration".to_owned(),
         }
     }
@@ -201,7 +202,7 @@ impl Pip {
         };
         if keyring.parent().is_some_and(|directory| directory.starts_with(&self.scripts)) {
             let text =
-                format!("{name} passes over {}: it lies in pip's own scripts directory", keyring.display());
+                format!("{name} passes over {}: it lies in pip's own scripts directory", shown_path(keyring));
             return Verdict::No(text, "link it into another directory on PATH as well".to_owned());
         }
         let settled = || told.map_or(format!("set {VARIABLE}=subprocess"), Setting::remedy);

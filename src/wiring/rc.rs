@@ -23,6 +23,17 @@ pub fn wgetrc(files: &Files, bundle: Option<&Path>, proxy: &str, no_proxy: &str)
     text + &format!("use_proxy = on\nhttps_proxy = {proxy}/\nno_proxy =\nno_proxy = {no_proxy}\n")
 }
 
+/// Whether a user's own file for wget may hold what is nobody else's business: a name, a password, a header, cookies.
+#[must_use]
+pub fn is_private(wgetrc: &str) -> bool {
+    wgetrc.lines().map(str::trim).filter(|line| !line.starts_with('#')).any(|line| {
+        let (name, value) = line.split_once('=').unwrap_or((line, ""));
+        let name = name.trim().to_ascii_lowercase().replace(['-', '_'], "");
+        let is_told = name.contains("pass") || name.ends_with("user") || name.contains("cookie");
+        is_told || name == "header" || name == "postdata" || value.contains('@')
+    })
+}
+
 /// The file that `APT_CONFIG` names. apt reads it first, so that the user's own files win over it; what is said about one
 /// host wins over what is said about all, wherever it stands.
 #[must_use]
@@ -85,10 +96,12 @@ pub fn git_parameters(environment: &Environment, granted: &[HostPattern], proxy:
 #[must_use]
 pub fn unreached(command: &super::command::Command, port: u16) -> Vec<String> {
     let mut notes = Vec::new();
-    let own = ["pip", "curl"].into_iter().find(|program| command.runs(program));
-    if own.is_some() && command.values_of("--proxy").next().is_some() {
-        notes
-            .push("`--proxy` in the command wins over the variables that lead here: leave it out".to_owned());
+    let own = OWN_WAYS.iter().find_map(|(program, flags)| {
+        let mut words = command.steps_of(program).flatten();
+        words.find_map(|word| flags.iter().find(|flag| is_flag(word, flag)))
+    });
+    if let Some(flag) = own {
+        notes.push(format!("`{flag}` in the command wins over what leads here: leave it out"));
     }
     if let Some(program) = DNF.into_iter().find(|program| command.runs(program)) {
         notes.push(format!(
@@ -105,7 +118,33 @@ pub fn unreached(command: &super::command::Command, port: u16) -> Vec<String> {
     notes
 }
 
+/// Whether a word is this flag, with or without its value.
+fn is_flag(word: &str, flag: &str) -> bool {
+    let Some(rest) = word.strip_prefix(flag) else { return false };
+    // Of a flag with one letter the value may stand behind it at once.
+    rest.is_empty() || rest.starts_with('=') || (flag.len() == 2 && rest.contains(':'))
+}
+
 pub const GIT: &str = "GIT_CONFIG_PARAMETERS";
+/// Flags that name another way, or none.
+const OWN_WAYS: &[(&str, &[&str])] = &[
+    ("pip", &["--proxy"]),
+    (
+        "curl",
+        &[
+            "--proxy",
+            "-x",
+            "--preproxy",
+            "--noproxy",
+            "--socks4",
+            "--socks4a",
+            "--socks5",
+            "--socks5-hostname",
+        ],
+    ),
+    ("wget", &["--no-proxy"]),
+    ("npm", &["--https-proxy", "--proxy"]),
+];
 const DNF: [&str; 6] = ["dnf", "dnf5", "yum", "microdnf", "tdnf", "zypper"];
 const JAVA: [&str; 6] = ["mvn", "mvnw", "gradle", "gradlew", "sbt", "java"];
 
@@ -126,6 +165,18 @@ mod tests {
         let wanted = "tries = 3\nhttps_proxy = http://u:p@x.test\nca_certificate = /shm/ca.pem\nuse_proxy = on\n\
             https_proxy = http://127.0.0.1:1/\nno_proxy =\nno_proxy = a.test\n";
         assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn what_wget_is_told_of_nobody_is_for_everybody() {
+        for text in ["", "tries = 3\nuser_agent = x\n# password = x", "https_proxy = http://p.test:1"] {
+            assert!(!is_private(text), "{text}");
+        }
+        for text in ["tries=3\n Http-Password = x", "user=me", "header = Authorization: x", "proxy_passwd=x"]
+        {
+            assert!(is_private(text), "{text}");
+        }
+        assert!(is_private("https_proxy = http://u:p@p.test:1") && is_private("load_cookies = x"));
     }
 
     #[test]
@@ -162,6 +213,23 @@ mod tests {
         assert!(
             notes(&["pip", "install", "--proxy", "http://u:p@x.test", "acme"])[0].starts_with("`--proxy`")
         );
-        assert!(notes(&["apt-get", "update"]).is_empty());
+        for command in [
+            &["curl", "-sS", "-x", "http://x.test"][..],
+            &["curl", "-xhttp://u:p@x.test", "https://y.test"],
+            &["sh", "-c", "true; curl --socks5-hostname x.test:1 https://y.test"],
+            &["wget", "--no-proxy", "https://y.test"],
+            &["npm", "install", "--https-proxy=http://u:p@x.test"],
+        ] {
+            let found = notes(command);
+            assert!(found.len() == 1 && found[0].contains("leave it out"), "{command:?}: {found:?}");
+            assert!(!found[0].contains("x.test"), "{found:?}");
+        }
+        for command in [
+            &["apt-get", "update"][..],
+            &["sh", "-c", "curl -X POST https://y.test | tar -x"],
+            &["sh", "-c", "wget -x https://y.test; foo --proxy x"],
+        ] {
+            assert!(notes(command).is_empty(), "{command:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::requirements::direct;
 pub type Detour = (usize, String);
 
 /// The files of a project that are read, by their names.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 11] = [
     "pyproject.toml",
     "Pipfile",
     "Pipfile.lock",
@@ -21,6 +21,7 @@ pub const NAMES: [&str; 10] = [
     "hatch.toml",
     "setup.cfg",
     "tox.ini",
+    "tox.toml",
     ".env",
 ];
 
@@ -39,6 +40,7 @@ pub fn read(name: &str, text: &str, command: &Command) -> Vec<Detour> {
         "hatch.toml" if may("hatch") => toml(text, hatch),
         "setup.cfg" | ".pydistutils.cfg" => setup_cfg(text),
         "tox.ini" if may("tox") => lines(text),
+        "tox.toml" if may("tox") => toml(text, |_, item| tox(item)),
         ".env" if may("pipenv") => lines(text),
         name if name.starts_with("pylock") => first(toml(text, pylock)),
         _ => Vec::new(),
@@ -163,6 +165,7 @@ fn pyproject(path: &[&str], item: &Item<'_>, may: &impl Fn(&str) -> bool) -> Opt
             requirement(&Item { key: "", value: item.value })
         }
         ["tool", "hatch", rest @ ..] if may("hatch") => hatch(rest, item),
+        ["tool", "tox", ..] if may("tox") => tox(item),
         _ => None,
     }
 }
@@ -208,6 +211,14 @@ fn hatch(path: &[&str], item: &Item<'_>) -> Option<String> {
         ["envs", _, "dependencies" | "extra-dependencies"] => requirement(item),
         _ => None,
     }
+}
+
+/// Variables, options of a command word by word, and a whole `tox.ini` as one text.
+fn tox(item: &Item<'_>) -> Option<String> {
+    if VARIABLES.contains(&item.key) {
+        return Some(format!("`{}`", item.key));
+    }
+    lines(item.text()).into_iter().next().map(|(_, what)| what)
 }
 
 fn pipfile(path: &[&str], item: &Item<'_>) -> Option<String> {

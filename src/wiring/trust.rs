@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use crate::environment::Environment;
+use crate::http::named::bundle;
 use crate::wiring::files::Files;
 
 /// What a variable has to name.
@@ -33,8 +34,7 @@ pub enum Base {
 pub fn bundles(environment: &Environment, files: &Files) -> Vec<Trust> {
     let mut found = Vec::new();
     for (variable, others) in ALWAYS {
-        let own = environment.path(variable);
-        let own = own.or_else(|| match *variable {
+        let own = bundle(environment, variable).or_else(|| match *variable {
             "PIP_CERT" => files.pip.bundle.clone(),
             "CARGO_HTTP_CAINFO" => files.cargo.bundle.clone(),
             _ => None,
@@ -53,7 +53,7 @@ pub fn bundles(environment: &Environment, files: &Files) -> Vec<Trust> {
             YARN => files.yarn.bundle.clone(),
             _ => None,
         };
-        if let Some(path) = environment.path(variable).or(file) {
+        if let Some(path) = bundle(environment, variable).or(file) {
             found.push(Trust { variable, base: Base::Named(path) });
         }
     }
@@ -108,6 +108,7 @@ mod tests {
             (&corp, None, "CURL_CA_BUNDLE", named("/own.pem")),
             (&corp, None, "GIT_SSL_CAINFO", Some(Base::System)),
             (&[("CURL_CA_BUNDLE", "/c.pem")], None, "REQUESTS_CA_BUNDLE", named("/c.pem")),
+            (&[("PIP_CERT", "~/p.pem"), ("HOME", "/h")], None, "PIP_CERT", named("/h/p.pem")),
             (&[("PIP_CERT", "/p.pem")], Some("/pip.pem"), "PIP_CERT", named("/p.pem")),
             (&[("NODE_EXTRA_CA_CERTS", "/n.pem")], None, "NODE_EXTRA_CA_CERTS", named("/n.pem")),
             (&[], Some("/npm.pem"), "npm_config_cafile", named("/npm.pem")),

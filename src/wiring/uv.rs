@@ -103,6 +103,13 @@ impl UvFiles {
     }
 }
 
+/// Whether a file that the command itself names leads past us: no variable wins over that.
+#[must_use]
+pub fn leads_past(text: &str) -> bool {
+    let settings = text.parse::<Table>().unwrap_or_default();
+    WAY.iter().any(|name| settings.contains_key(*name))
+}
+
 /// The nearest directory whose files are for uv; a workspace further up stands for its members.
 fn project(directory: &Path, table: &impl Fn(&Path) -> Option<Table>) -> Option<Table> {
     let mut found = None;
@@ -157,6 +164,8 @@ fn rooted(mut settings: Table, directory: Option<&Path>) -> Table {
 
 /// Names the file that is read in the place of all others.
 pub const CONFIG_FILE: &str = "UV_CONFIG_FILE";
+/// What says how requests go.
+const WAY: [&str; 2] = ["https-proxy", "no-proxy"];
 /// What brings in another index, at the top and for `uv pip`.
 const INDEX: [&str; 7] =
     ["index", "index-url", "extra-index-url", "find-links", "no-index", "index-strategy", "torch-backend"];

@@ -216,7 +216,8 @@ const FILES: [&str; 8] = [
     "UV_REQUIREMENT",
 ];
 /// Who says by itself which requirements files it reads.
-const CLIENTS: [&str; 9] = ["pip", "uv", "uvx", "poetry", "pdm", "pipenv", "pip-compile", "pip-sync", "pipx"];
+const CLIENTS: [&str; 10] =
+    ["pip", "uv", "uvx", "poetry", "pdm", "pipenv", "pip-compile", "pip-sync", "piptools", "pipx"];
 const USUAL: [&str; 4] = ["requirements.txt", "requirements.in", "requirements-dev.txt", "constraints.txt"];
 /// A file of uv's that the command itself names.
 const NAMED: &str = "--config-file";
@@ -244,7 +245,7 @@ mod tests {
             environment: &environment,
             command: &command,
             files: &files,
-            directory: Path::new("/work/app"),
+            directory: Path::new("/srv/app"),
             read: &read,
         };
         look.warnings()
@@ -296,20 +297,20 @@ mod tests {
     fn projects_are_looked_at_where_the_command_works() {
         let source = "[[tool.pdm.source]]\nname = \"x\"\n";
         let texts = [
-            ("/work/pyproject.toml", source),
+            ("/srv/pyproject.toml", source),
             ("sub/pyproject.toml", "[[tool.pdm.source]]\nname = \"sub\"\n"),
             ("/h/.config/pdm/config.toml", "[pypi.extra]\nurl = \"https://x.test\"\n"),
         ];
         let home = [("HOME", "/h")];
         assert_told(
             &warnings(&["pdm", "sync", "--frozen-lockfile"], &home, &texts),
-            &["/work/pyproject.toml:1: `[[tool.pdm.source]]` \"x\"", "config.toml:1: `[pypi.extra]`"],
+            &["/srv/pyproject.toml:1: `[[tool.pdm.source]]` \"x\"", "config.toml:1: `[pypi.extra]`"],
         );
         let found = warnings(&["sh", "-c", "cd sub && pdm sync --frozen-lockfile"], &home, &texts);
         assert_told(
             &found,
             &[
-                "/work/pyproject.toml:1:",
+                "/srv/pyproject.toml:1:",
                 "sub/pyproject.toml:1: `[[tool.pdm.source]]` \"sub\"",
                 "config.toml:1:",
             ],

@@ -1,4 +1,4 @@
-//! The benchmark: what issue 2 promises about speed, size and rest, measured on this machine in one run.
+//! The benchmark: what is promised of speed, size and rest, measured on this machine in one run.
 //!
 //! `tests/bench/run` builds what is measured and calls this program. It starts a stand-in for Google in its own
 //! process, gives each build of valetkey a home of its own, and prints one table. Times of commands are medians of

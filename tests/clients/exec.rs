@@ -82,8 +82,7 @@ fn a_bundle_in_pips_configuration_is_the_base() {
     let Some(client) = Client::find("pip-newest") else { return };
     let sandbox = Sandbox::new();
     let daemon = RegistryDaemon::start(&sandbox);
-    let text = format!("[global]\ncert = {}\n", sandbox.path("ca.pem").display());
-    let file = sandbox.write("home/.config/pip/pip.conf", &text);
+    let file = sandbox.write("home/.config/pip/pip.conf", "[global]\ncert = ~/../ca.pem\n");
     let mut pip = exec(&sandbox, &daemon, [], client.program("python"));
     pip.args(["-m", "pip", "install", "--no-cache-dir", "--target"]).arg(site(&sandbox));
     pip.env("PIP_CONFIG_FILE", file).env_remove("SSL_CERT_FILE");

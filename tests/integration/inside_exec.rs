@@ -333,3 +333,33 @@ fn a_local_proxy_that_is_another_program_is_none_of_our_business() {
     let run = sandbox.run(&mut shell_in_exec(&sandbox, &page));
     assert_eq!(run.stdout, "200", "{run:?}");
 }
+
+/// The name of the index leads nowhere but through a run, so that the inner one serves it as well.
+#[test]
+fn a_run_inside_of_a_run_with_an_index_serves_that_index() {
+    let sandbox = with_package();
+    let daemon = RegistryDaemon::start(&sandbox);
+    let page = "curl -sS -o /dev/null -w '%{http_code}' ${PIP_INDEX_URL}acme-hello/";
+    let script = format!("valetkey exec -- sh -c \"{}\"", page.replace('$', "\\$"));
+    let run = sandbox.run(&mut exec(&sandbox, &daemon, ["--index", "--", "sh", "-c", &script]));
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "200"), "{run:?}");
+    assert!(
+        daemon.seen().iter().any(|request| request.target == "/simple/acme-hello/"),
+        "{:?}",
+        daemon.seen()
+    );
+}
+
+/// Nothing but the proxy came through: what the run has changed cannot be known.
+#[test]
+fn a_daemon_that_has_kept_the_proxy_of_a_run_says_how_to_be_rid_of_it() {
+    let sandbox = with_package();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("http://{}", taken.local_addr().unwrap());
+    drop(taken);
+    sandbox.run(sandbox.get().env("HTTPS_PROXY", &proxy));
+    let script = format!("curl -sS -o /dev/null {}acme-hello/", sandbox.index());
+    let run = sandbox.run(&mut shell_in_exec(&sandbox, &script));
+    assert!(run.stderr.contains("run `valetkey stop`"), "{run:?}");
+    assert!(run.stderr.contains(proxy.trim_start_matches("http://")), "{run:?}");
+}

@@ -149,8 +149,9 @@ fn a_sign_in_hears_nobody_whose_number_many_have_and_takes_what_is_pasted() {
     let back = sandbox.google.consent(&it.url).unwrap();
     for uid in [SOMEBODY, 65_534] {
         let mut curl = sandbox.command("/usr/bin/curl");
-        let run = sandbox.run(curl.args(["-sS", &back]).current_dir("/").uid(uid).gid(uid));
-        assert!(run.code != Some(0) && run.stdout.is_empty(), "{run:?}");
+        curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", &back]);
+        let run = sandbox.run(curl.current_dir("/").uid(uid).gid(uid));
+        assert_eq!(run.stdout, "403", "{run:?}");
     }
     assert!(it.is_waiting() && sandbox.google.token_requests().is_empty());
     it.paste(&back);

@@ -1,8 +1,11 @@
 //! Other users of the machine. Needs root to play them; without root (and outside CI) it says so and passes.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 use super::assert_given;
 use super::harness::Sandbox;
@@ -76,4 +79,45 @@ fn a_socket_that_another_user_serves_is_not_believed() {
     assert_given(&run);
     assert!(run.stderr.contains(&format!("is served by uid {NOBODY}")), "{run:?}");
     assert_eq!(sandbox.google.token_requests().len(), 1);
+}
+
+#[test]
+fn a_daemon_answers_nobody_but_its_owner_and_not_even_that_one_can_look_into_it() {
+    if !is_root("a_daemon_answers_nobody_but_its_owner_and_not_even_that_one_can_look_into_it") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    for below in ["", "bin"] {
+        fs::set_permissions(sandbox.path(below), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let theirs = sandbox.path("theirs");
+    fs::DirBuilder::new().mode(0o700).create(&theirs).unwrap();
+    chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
+    let as_nobody = |program: &Path, argument: &str| {
+        let mut command = sandbox.command(program);
+        command.arg(argument).env("XDG_RUNTIME_DIR", &theirs).env("HOME", "/").current_dir("/");
+        command.uid(NOBODY).gid(NOBODY);
+        command
+    };
+    let program = sandbox.copy(super::harness::VALETKEY, "bin/copy");
+    let mut daemon = as_nobody(&program, "serve").spawn().unwrap();
+    let mut other = as_nobody(Path::new("/bin/sleep"), "60").spawn().unwrap();
+    let socket = theirs.join("valetkey/valetkey.sock");
+    Sandbox::wait_until("it serves", || socket.exists());
+    let look = |pid: u32| sandbox.run(&mut as_nobody(Path::new("/bin/cat"), &format!("/proc/{pid}/maps")));
+    let (seen, control) = (look(daemon.id()), look(other.id()));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.id())).unwrap();
+    let mut answer = String::new();
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let _ = stream.read_to_string(&mut answer);
+    for child in [&mut daemon, &mut other] {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    assert_eq!(control.code, Some(0), "{control:?}");
+    assert!(seen.code != Some(0) && seen.stdout.is_empty(), "{seen:?}");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
 }

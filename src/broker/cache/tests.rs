@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+use tokio::task::JoinSet;
+
 use super::*;
 use crate::secret::{AccessToken, Secret};
 

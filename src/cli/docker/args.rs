@@ -18,6 +18,7 @@ use crate::clock::parse_duration;
 use crate::daemon::opening::Wanted;
 use crate::environment::Environment;
 use crate::error::shown::shown;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::google::metadata;
 use crate::http::server::failure_from_problem;
@@ -122,7 +123,7 @@ fn answer(environment: Environment, flags: &Flags) -> Result<ExitCode, Failure> 
     wanted.check(&Hosts::new(&client.config.registries), &client.config.policy)?;
     let opened = open(&client, socket, &wanted)?;
     if opened.address.as_os_str().as_encoded_bytes().iter().any(u8::is_ascii_whitespace) {
-        return Err(Failure::new(Kind::Local, format!("{} holds a blank", opened.address.display()))
+        return Err(Failure::new(Kind::Local, format!("{} holds a blank", shown_path(&opened.address)))
             .with_hint("point XDG_RUNTIME_DIR at a directory without one"));
     }
     let mut words = format!("--ssh valetkey={}", opened.address.display());
@@ -156,7 +157,7 @@ fn answer(environment: Environment, flags: &Flags) -> Result<ExitCode, Failure> 
 fn elsewhere(path: &Path, by: &str) -> Failure {
     let text = format!(
         "a socket for a build is opened by the daemon of this user, and here one elsewhere decides: {} ({by})",
-        path.display()
+        shown_path(path)
     );
     let hint = if by == SOCKET { "unset VALETKEY_SOCKET, or run" } else { "run" };
     Failure::new(Kind::Refused, text).with_hint(format!("{hint} this where the daemon runs"))

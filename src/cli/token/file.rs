@@ -5,7 +5,7 @@
 //! When keeping ends in order, the file goes, unless somebody else has put another one there; `kill -9` leaves a token
 //! that dies within its hour.
 
-use std::fs;
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -46,8 +46,12 @@ pub(super) fn check(path: &Path) -> Result<(), Failure> {
 /// # Errors
 /// When the file system does not take it.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    put(path, text).map(drop)
+}
+
+fn put(path: &Path, text: &str) -> Result<File, Failure> {
     check(path)?;
-    durable::replace(path, text.as_bytes()).map_err(|error| cannot_write(path, error))
+    durable::put(path, text.as_bytes()).map_err(|error| cannot_write(path, error))
 }
 
 /// Keeps there what `ask` gives, a text and when it expires, until a signal ends it. `begun` is called when it is there.
@@ -148,8 +152,8 @@ impl Kept {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // A token that comes behind the end would stay.
         if !state.is_over {
-            write(&self.path, text)?;
-            state.written = mark(&self.path);
+            let file = put(&self.path, text)?;
+            state.written = file.metadata().ok().as_ref().map(mark);
         }
         Ok(())
     }
@@ -162,7 +166,7 @@ impl Kept {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_over = true;
         if state.written.is_some()
-            && state.written == mark(&self.path)
+            && state.written == fs::symlink_metadata(&self.path).ok().as_ref().map(mark)
             && let Err(error) = durable::remove(&self.path)
         {
             terminal::whisper(&format!("{} is still there: {error}", shown_path(&self.path)));
@@ -170,9 +174,8 @@ impl Kept {
     }
 }
 
-fn mark(path: &Path) -> Option<Mark> {
-    let data = fs::symlink_metadata(path).ok()?;
-    Some((data.dev(), data.ino(), data.mtime(), data.mtime_nsec()))
+fn mark(data: &Metadata) -> Mark {
+    (data.dev(), data.ino(), data.mtime(), data.mtime_nsec())
 }
 
 fn cannot_write(path: &Path, error: io::Error) -> Failure {

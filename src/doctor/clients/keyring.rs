@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::Finding;
 use crate::client::delegate::is_same_program;
 use crate::environment::{Environment, is_executable};
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::paths::read_regular;
 use crate::wiring::keyring::{Chosen, VARIABLE, chosen, is_disabled_by};
@@ -28,14 +29,14 @@ fn program(environment: &Environment) -> (Option<PathBuf>, Finding) {
     let is_ours = |file: &Path| own.as_ref().is_some_and(|own| is_same_program(own, file));
     match all.first() {
         Some(first) if is_ours(first) => {
-            let finding = Finding::fine("keyring", format!("{} is valetkey", first.display()));
+            let finding = Finding::fine("keyring", format!("{} is valetkey", shown_path(first)));
             (Some(first.clone()), finding)
         }
         Some(first) => {
             let behind = all.iter().find(|file| is_ours(file));
             let text = match behind {
-                Some(ours) => format!("{} comes before valetkey's {}", first.display(), ours.display()),
-                None => format!("{} is not valetkey", first.display()),
+                Some(ours) => format!("{} comes before valetkey's {}", shown_path(first), shown_path(ours)),
+                None => format!("{} is not valetkey", shown_path(first)),
             };
             let hint = "put a link named `keyring` to valetkey into a directory that comes earlier on PATH";
             (None, Finding::note("keyring", text, hint))
@@ -73,9 +74,9 @@ fn file(environment: &Environment) -> Option<Finding> {
     is_disabled_by(&text).then(|| {
         let text = format!(
             "{} switches Python's keyring off for every program that imports it, as `keyring --disable` does",
-            file.display()
+            shown_path(&file)
         );
-        Finding::note("keyring", text, format!("remove {}", file.display()))
+        Finding::note("keyring", text, format!("remove {}", shown_path(&file)))
     })
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::super::Finding;
 use super::Asker;
 use crate::error::printable;
+use crate::error::shown::shown_path;
 use crate::paths::read_regular;
 
 pub(super) fn examine(asker: &Asker<'_>) -> Vec<Finding> {
@@ -21,7 +22,7 @@ pub(super) fn examine(asker: &Asker<'_>) -> Vec<Finding> {
 
 fn about(host: &str, file: &Path) -> Finding {
     let host: String = printable(host).chars().take(100).collect();
-    let text = format!("{} has an entry for {host}, which wins over every keyring", file.display());
+    let text = format!("{} has an entry for {host}, which wins over every keyring", shown_path(file));
     let hint = "take it out, unless it is meant: a token in it is dead within the hour";
     Finding::note("netrc", text, hint)
 }

@@ -3,6 +3,7 @@
 use super::super::Finding;
 use super::python::package_of;
 use super::{Asker, Silence, hangs};
+use crate::error::shown::shown_path;
 use crate::wiring::keyring::Package;
 
 pub(super) async fn examine(asker: &Asker<'_>) -> Vec<Finding> {
@@ -21,7 +22,7 @@ pub(super) async fn examine(asker: &Asker<'_>) -> Vec<Finding> {
         }
         Some(Err(Silence::Hangs)) => hangs("pdm", &program),
         Some(Err(Silence::Failed)) | None => {
-            let text = format!("{} does not tell which Python it runs in", program.display());
+            let text = format!("{} does not tell which Python it runs in", shown_path(&program));
             Finding::note("pdm", text, "it calls valetkey unless Python's keyring is installed beside it")
         }
     };

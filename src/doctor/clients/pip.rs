@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::super::{Finding, Level};
 use super::python::{Python, interpreter};
 use super::{Asker, NOWHERE, Silence, hangs};
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind, printable};
 use crate::wiring::keyring::Package;
 use crate::wiring::pip::{Pip, Settings, Verdict};
@@ -23,11 +24,12 @@ pub(super) async fn examine(asker: &Asker<'_>) -> Vec<Finding> {
             Err(Trouble::Hangs) => hangs("pip", &programs[at]),
             Err(Trouble::None) if at > 0 => continue,
             Err(Trouble::None) => {
-                Finding::note("pip", format!("{} has no pip", programs[at].display()), ACTIVATE)
+                Finding::note("pip", format!("{} has no pip", shown_path(&programs[at])), ACTIVATE)
             }
             Err(Trouble::Configuration) => {
-                let text = format!("the pip of {} cannot read its own configuration", programs[at].display());
-                let hint = format!("run `{} -m pip config list` to see why", programs[at].display());
+                let text =
+                    format!("the pip of {} cannot read its own configuration", shown_path(&programs[at]));
+                let hint = format!("run `{} -m pip config list` to see why", shown_path(&programs[at]));
                 Finding::wrong("pip", &Failure::new(Kind::Local, text).with_hint(hint))
             }
         };
@@ -97,7 +99,7 @@ fn pip(python: &Python, full: &str, package: Package, settings: Settings) -> Opt
     let mut numbers = full.split('.').map(|part| part.parse().ok());
     let version = (numbers.next()??, numbers.next().flatten().unwrap_or(0));
     let full: String = printable(full).chars().take(20).collect();
-    let text = format!("{full} in {}", python.prefix.display());
+    let text = format!("{full} in {}", shown_path(&python.prefix));
     Some(Pip { text, version, scripts: python.scripts.clone(), package, settings })
 }
 

@@ -26,6 +26,7 @@ use super::links::{Admits, Links, Mount};
 use super::name::{Pattern, ProjectName};
 use super::negotiate::{Accept, Format, NegotiationFault};
 use super::repository::{Repository, page_below};
+use crate::error::shown::shown;
 use crate::error::{Failure, Fault, Kind};
 
 /// Where pages come from. Redirects within the origin are followed, others are answered as they are.
@@ -152,7 +153,7 @@ pub enum MergeFault {
     )]
     Unconfirmed { repository: Box<Repository>, name: ProjectName, failure: Box<Failure> },
     /// Another place answered in its name.
-    #[error("{place} sent us to {host} for the project `{name}`")]
+    #[error("{place} sent us to {} for the project `{name}`", shown(host))]
     Elsewhere { place: Box<Place>, name: ProjectName, host: String },
     /// No answer, and why.
     #[error("cannot ask {place} for the project `{name}`: {}", failure.sentence())]

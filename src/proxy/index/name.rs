@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::error::shown::shown;
 use crate::error::{Fault, Kind};
 
 /// The name of a project as PEP 503 normalises it: lower case, runs of `-`, `_` and `.` as one `-`.
@@ -122,11 +123,6 @@ fn normalize(text: &str) -> String {
         }
     }
     normal
-}
-
-/// A name as an error may show it: whoever sends nonsense gets little of it back.
-fn shown(text: &str) -> String {
-    crate::error::printable(text).chars().take(80).collect()
 }
 
 /// Longer than any project's name, shorter than what could do harm.

@@ -26,6 +26,7 @@ use super::act::{Act, Trouble, perform};
 use super::{Answer, Keychain};
 use crate::blocking;
 use crate::durable;
+use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
 use crate::process::{self, RunFault};
 use crate::sys;
@@ -83,7 +84,7 @@ pub(super) async fn ask(
         .stderr(Stdio::null());
     let finished = process::run(&mut command, &question, until).await.map_err(|fault| match fault {
         RunFault::Start(error) => {
-            broken(&format!("{} cannot be run to ask it: {error}", keychain.program.display()))
+            broken(&format!("{} cannot be run to ask it: {error}", shown_path(&keychain.program)))
         }
         RunFault::Deadline => VaultFault::Unanswered { vault: Vault::Keychain, waited: start.elapsed() },
     })?;
@@ -140,8 +141,9 @@ fn answer(question: Question<'_>) -> Answer {
     // The library waits for ever for threads that it cannot have: one for each core, and its own.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     blocking::check(cores + 1).map_err(|fault| Trouble::Broken(Failure::from(fault).one_line()))?;
-    let _turn = take_turn(&question.lock)
-        .map_err(|error| Trouble::Broken(format!("{} cannot be locked: {error}", question.lock.display())))?;
+    let _turn = take_turn(&question.lock).map_err(|error| {
+        Trouble::Broken(format!("{} cannot be locked: {error}", shown_path(&question.lock)))
+    })?;
     perform(question.act, &question.user, secret.as_ref())
 }
 

@@ -54,6 +54,16 @@ fn options_of_the_command_itself_are_seen_and_their_values_not_shown() {
         (&["sh", "-c", "PIP_EXTRA_INDEX_URL=https://x.test pip install acme"], &["`PIP_EXTRA_INDEX_URL`"]),
         (&["pip", "install", "--force-reinstall", "-v", "acme"], &[]),
         (&["curl", "-f", "-i", "https://x.test"], &[]),
+        (&["pipx", "install", "--pip-args=--extra-index-url https://x.test", "x"], &["`--extra-index-url`"]),
+        (&["pipx", "install", "--pip-args", "-i https://x.test", "x"], &["`--index-url`"]),
+        (&["pip-compile", "--pip-args=--no-index"], &["`--no-index`"]),
+        (&["valetkey", "exec", "--index", "--", "uv", "sync", "--index", "x"], &["`--index`"]),
+        (&["sh", "-c", "/usr/bin/valetkey exec --index -- uv sync; valetkey doctor; pip list"], &[]),
+        (
+            &["python", "-m", "piptools", "compile", "--extra-index-url", "https://x.test"],
+            &["`--extra-index-url`"],
+        ),
+        (&["pipenv", "install", "--pypi-mirror=https://u:p@x.test"], &["`--pypi-mirror`"]),
     ] {
         assert_eq!(command(words).detours(), wanted, "{words:?}");
     }
@@ -70,6 +80,16 @@ fn what_writes_a_lock_file_is_seen() {
         (&["pdm", "lock"], Some("pdm lock")),
         (&["pip-compile"], Some("pip-compile")),
         (&["pip", "lock", "."], Some("pip lock")),
+        (&["sh", "-c", "pip install uv && uv lock"], Some("uv lock")),
+        (&["sh", "-c", "pip install pdm==2.2; cd x; pdm lock"], Some("pdm lock")),
+        (&["sh", "-c", "uv sync --frozen && uv lock"], Some("uv lock")),
+        (&["python3", "-m", "piptools", "compile"], Some("piptools compile")),
+        (&["uv", "version", "--bump", "patch"], Some("uv version")),
+        (&["uv", "run", "black", "--check", "."], Some("uv run")),
+        (&["uv", "run", "--frozen", "black"], None),
+        (&["uv", "--frozen", "run", "black"], None),
+        (&["sh", "-c", "pip install uv && uv pip install acme"], None),
+        (&["python3", "-m", "piptools", "sync"], None),
         (&["uv", "pip", "install", "acme"], None),
         (&["uv", "sync", "--frozen"], None),
         (&["uv", "pip", "sync", "a.txt"], None),
@@ -78,4 +98,14 @@ fn what_writes_a_lock_file_is_seen() {
     ] {
         assert_eq!(command(words).locks().as_deref(), wanted, "{words:?}");
     }
+}
+
+#[test]
+fn scripts_are_known_by_their_end_by_uvs_flag_and_by_being_called() {
+    let scripts = |words: &[&str]| command(words).scripts().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(scripts(&["uv", "run", "a.py", "-v"]), ["a.py"]);
+    assert_eq!(scripts(&["uv", "run", "--script", "a"]), ["a"]);
+    assert_eq!(scripts(&["uv", "run", "-s", "sub/a", "./b"]), ["sub/a"]);
+    assert_eq!(scripts(&["./a", "./b"]), ["./a"]);
+    assert_eq!(scripts(&["pip", "install", "a"]), [""; 0]);
 }

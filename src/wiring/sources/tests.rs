@@ -92,3 +92,17 @@ fn other_files_are_read_as_their_clients_do() {
     assert_eq!(script(text), [(3, "`a @ …`".to_owned()), (4, "`[[tool.uv.index]]`".to_owned())]);
     assert_eq!(read_for("Pipfile", "[[source]\nurl = 1 [", "pipenv"), []);
 }
+
+#[test]
+fn toxs_settings_in_toml_are_read_as_those_in_its_own_form() {
+    let own = "env_list = [\"a\"]\n[env_run_base]\nset_env = { PIP_EXTRA_INDEX_URL = \"https://u:p@x.test\" }\n\
+        install_command = [\"pip\", \"install\", \"--extra-index-url\", \"https://x.test\", \"{packages}\"]\n";
+    let wanted = [(3, "`PIP_EXTRA_INDEX_URL`".to_owned()), (4, "`--extra-index-url`".to_owned())];
+    assert_eq!(read_for("tox.toml", own, "tox"), wanted);
+    let project = "[tool.tox]\nlegacy_tox_ini = \"\"\"\n[testenv]\ninstall_command = pip install -f https://x.test\n\"\"\"\n\
+        [tool.tox.env_run_base.set_env]\nUV_INDEX = \"https://x.test\"\n";
+    let wanted = [(2, "`--find-links`".to_owned()), (7, "`UV_INDEX`".to_owned())];
+    assert_eq!(read_for("pyproject.toml", project, "tox"), wanted);
+    assert_eq!(read_for("pyproject.toml", project, "pip"), []);
+    assert_eq!(read_for("tox.toml", "description = \"runs --no-indexes\"\n", "tox"), []);
+}
