@@ -83,13 +83,27 @@ pub async fn at<T: Send + 'static>(
     timeout_at(until, work).await.unwrap_or_else(|_| Err(BlockingFault::Silent(path.to_owned())))
 }
 
-/// Whether there is a thread left for what cannot do without.
+/// Whether there are so many threads left for what cannot do without.
 ///
 /// # Errors
-/// When there is none.
-pub fn check() -> Result<(), BlockingFault> {
-    let thread = std::thread::Builder::new().spawn(|| ()).map_err(BlockingFault::NoThread)?;
-    thread.join().map_err(|_| BlockingFault::Broken)
+/// When there are fewer.
+pub fn check(wanted: usize) -> Result<(), BlockingFault> {
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = std::sync::Arc::new(Mutex::new(ended));
+    // Each waits until all are there.
+    let one = |_| {
+        let ended = std::sync::Arc::clone(&ended);
+        let wait = move || ended.lock().unwrap_or_else(PoisonError::into_inner).recv().is_err();
+        std::thread::Builder::new().spawn(wait)
+    };
+    let (threads, missing): (Vec<_>, Vec<_>) = (0..wanted).map(one).partition(Result::is_ok);
+    drop(end);
+    let joined = threads.into_iter().flatten().all(|thread| thread.join().is_ok());
+    match missing.into_iter().find_map(Result::err) {
+        Some(error) => Err(BlockingFault::NoThread(error)),
+        None if joined => Ok(()),
+        None => Err(BlockingFault::Broken),
+    }
 }
 
 /// Has work done that tells by itself what came of it.
@@ -226,6 +240,13 @@ mod tests {
         // It may be a moment until the last one has left.
         while at(path, Instant::now() + Duration::from_secs(60), || 3).await.is_err() {
             tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn as_many_threads_as_are_wanted_are_there_at_once() {
+        for wanted in [0, 1, 8] {
+            check(wanted).unwrap();
         }
     }
 

@@ -117,7 +117,7 @@ fn serve(
     let _ = daemon.adjust();
     daemon.open_again();
     // The runtime knows no other way to say that there is none than to panic.
-    blocking::check()?;
+    blocking::check(1)?;
     let threads = tokio::runtime::Builder::new_multi_thread()
         // One is as fast as two where clients share the cores, and needs half of the memory.
         .worker_threads(1)

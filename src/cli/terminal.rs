@@ -11,6 +11,7 @@ use rustix::termios::tcgetpgrp;
 
 use crate::environment::Environment;
 use crate::error::Failure;
+use crate::error::shown::redacted;
 
 /// Prints a failure on standard error: `error: …`, `caused by: …`, `hint: …`.
 pub(super) fn report(failure: &Failure) {
@@ -26,8 +27,9 @@ pub(super) fn report(failure: &Failure) {
     let _ = stderr.write_all(text.as_bytes());
 }
 
-/// Prints one line on standard error, for the helper protocols.
+/// Prints one line on standard error, for the helper protocols. Whoever made it, it holds nothing that looks like a secret.
 pub(super) fn whisper(text: &str) {
+    let text = redacted(text);
     let _ = std::io::stderr().lock().write_all(format!("valetkey: {text}\n").as_bytes());
 }
 

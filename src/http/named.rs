@@ -20,11 +20,11 @@ pub struct Named {
     pub path: PathBuf,
 }
 
-/// What is in force for pip, requests and gcloud. May wait for a file system.
+/// What is in force for pip, requests and gcloud. May wait for a file system: `at` is told of each file before.
 #[must_use]
-pub fn trusted(environment: &Environment) -> Vec<Named> {
-    let pip = variable(environment, "PIP_CERT").or_else(|| in_pip_conf(environment));
-    let gcloud = variable(environment, GCLOUD).or_else(|| in_gcloud(environment));
+pub fn trusted(environment: &Environment, at: impl Fn(&Path)) -> Vec<Named> {
+    let pip = variable(environment, "PIP_CERT").or_else(|| in_pip_conf(environment, &at));
+    let gcloud = variable(environment, GCLOUD).or_else(|| in_gcloud(environment, &at));
     let requests = ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"].map(|name| variable(environment, name));
     requests.into_iter().chain([pip, gcloud]).flatten().collect()
 }
@@ -47,7 +47,7 @@ pub fn bundle(environment: &Environment, name: &str) -> Option<PathBuf> {
 }
 
 /// The last file that says something wins, as it does for pip.
-fn in_pip_conf(environment: &Environment) -> Option<Named> {
+fn in_pip_conf(environment: &Environment, at: &impl Fn(&Path)) -> Option<Named> {
     let home = environment.path("HOME");
     let below = |base: Option<PathBuf>, name: &str| base.map(|base| base.join(name));
     let named = environment.path("PIP_CONFIG_FILE");
@@ -63,6 +63,7 @@ fn in_pip_conf(environment: &Environment) -> Option<Named> {
         Some("/etc/xdg/pip/pip.conf".into()),
     ];
     files.into_iter().flatten().find_map(|file| {
+        at(&file);
         let text = read_regular(&file, LARGEST).ok()?;
         let value = ["install", "download", "global"]
             .into_iter()
@@ -73,15 +74,19 @@ fn in_pip_conf(environment: &Environment) -> Option<Named> {
 }
 
 /// The property of the configuration that is active.
-fn in_gcloud(environment: &Environment) -> Option<Named> {
+fn in_gcloud(environment: &Environment, at: &impl Fn(&Path)) -> Option<Named> {
     let home = || environment.path("HOME").map(|home| home.join(".config/gcloud"));
     let directory = environment.path("CLOUDSDK_CONFIG").or_else(home)?;
-    let active = || read_regular(&directory.join("active_config"), LARGEST).ok();
+    let read = |file: &Path| {
+        at(file);
+        read_regular(file, LARGEST).ok()
+    };
+    let active = || read(&directory.join("active_config"));
     let name = environment.text("CLOUDSDK_ACTIVE_CONFIG_NAME").map(str::to_owned).or_else(active);
     let name = name.map_or_else(|| "default".to_owned(), |name| name.trim().to_owned());
     let name = Some(name).filter(|name| !name.contains('/'))?;
     let file = directory.join("configurations").join(format!("config_{name}"));
-    let text = read_regular(&file, LARGEST).ok()?;
+    let text = read(&file)?;
     let path = setting(&text, "core", "custom_ca_certs_file")?;
     Some(Named {
         by: format!("`core/custom_ca_certs_file` of gcloud, in {}", shown_path(&file)),
@@ -116,8 +121,9 @@ pub fn is_fixed(path: &Path) -> bool {
 /// What pip and npm read in these may begin with `~/`, which they open themselves.
 const OPENED: [&str; 3] = ["PIP_CERT", "npm_config_cafile", "NPM_CONFIG_CAFILE"];
 const GCLOUD: &str = "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE";
-/// git's, Node's, npm's, Amazon's, cargo's, and the one that Nix's programs read.
-const ELSEWHERE: [&str; 7] = [
+/// git's, Node's, npm's, Amazon's, cargo's, the one that Nix's programs read, twine's, Deno's, and those of two libraries of
+/// Google's.
+const ELSEWHERE: [&str; 11] = [
     "GIT_SSL_CAINFO",
     "NODE_EXTRA_CA_CERTS",
     "npm_config_cafile",
@@ -125,6 +131,10 @@ const ELSEWHERE: [&str; 7] = [
     "AWS_CA_BUNDLE",
     "CARGO_HTTP_CAINFO",
     "NIX_SSL_CERT_FILE",
+    "TWINE_CERT",
+    "DENO_CERT",
+    "HTTPLIB2_CA_CERTS",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 ];
 const LARGEST: u64 = 256 << 10;
 
@@ -137,7 +147,7 @@ mod tests {
         let fixed = [("HOME", home.to_str().unwrap()), ("PIP_CONFIG_FILE", "/dev/null")];
         let environment: Environment = fixed.iter().chain(more).copied().collect();
         let shown = |named: Named| (named.by, named.path.display().to_string());
-        trusted(&environment).into_iter().map(shown).collect()
+        trusted(&environment, |_| ()).into_iter().map(shown).collect()
     }
 
     fn write(home: &Path, below: &str, text: &str) -> String {

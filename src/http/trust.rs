@@ -237,8 +237,7 @@ fn read(environment: &Environment, extra_ca: Option<&Path>, at: &At) -> Result<T
     // What others are told is trusted where nobody has said what we are to trust.
     let mut tried = own.clone();
     if own.is_empty() {
-        at.is(Path::new("the configuration of pip or of gcloud"));
-        tried.extend(named::trusted(environment));
+        tried.extend(named::trusted(environment, |file| at.is(file)));
     }
     tried.retain(|bundle| {
         let list = if is_fixed(&bundle.path) {
@@ -261,7 +260,7 @@ fn read(environment: &Environment, extra_ca: Option<&Path>, at: &At) -> Result<T
         .dangerous() // rustls calls every verifier but webpki's own dangerous; this one asks that one first.
         .with_custom_certificate_verifier(Arc::new(Pinned::new(verifier, &named)))
         .with_no_client_auth();
-    let remedy = remedy(&tried, &problems, environment, own.is_empty());
+    let remedy = remedy(&tried, &problems, environment, own.is_empty(), at);
     Ok(Trusted { config: Arc::new(config), remedy })
 }
 
@@ -296,7 +295,13 @@ fn own(environment: &Environment) -> Vec<Named> {
 }
 
 /// What a person can do whose company signs anew what comes from outside.
-fn remedy(tried: &[Named], problems: &[String], environment: &Environment, others_count: bool) -> String {
+fn remedy(
+    tried: &[Named],
+    problems: &[String],
+    environment: &Environment,
+    others_count: bool,
+    at: &At,
+) -> String {
     let mut said = Vec::new();
     if !tried.is_empty() {
         let list: Vec<_> = tried.iter().map(ToString::to_string).collect();
@@ -305,7 +310,7 @@ fn remedy(tried: &[Named], problems: &[String], environment: &Environment, other
     said.extend(problems.iter().cloned());
     let mut others = named::elsewhere(environment);
     if !others_count {
-        others.extend(named::trusted(environment));
+        others.extend(named::trusted(environment, |file| at.is(file)));
     }
     if let Some(other) = others.iter().find(|other| is_fixed(&other.path)) {
         let path = shown_path(&other.path);

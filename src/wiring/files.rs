@@ -329,11 +329,11 @@ mod tests {
     #[test]
     fn what_pipenv_takes_for_variables_is_known() {
         let env = "# HTTPS_PROXY=x\nA=HTTPS_PROXY=x\nexport https_proxy = http://u:p@x.test\n";
-        let texts = [("/work/Pipfile", ""), ("/work/.env", env), ("/work/app/.env", "PIP_CERT=/x.pem")];
-        assert_eq!(files(&[], &texts).pipenv, Some(("/work/.env".into(), 3)));
-        assert_eq!(files(&[], &texts[1..]).pipenv, Some(("/work/app/.env".into(), 1)));
+        let texts = [("/srv/Pipfile", ""), ("/srv/.env", env), ("/srv/app/.env", "PIP_CERT=/x.pem")];
+        assert_eq!(files(&[], &texts).pipenv, Some(("/srv/.env".into(), 3)));
+        assert_eq!(files(&[], &texts[1..]).pipenv, Some(("/srv/app/.env".into(), 1)));
         assert_eq!(files(&[("PIPENV_DONT_LOAD_ENV", "1")], &texts).pipenv, None);
-        assert_eq!(files(&[], &[("/work/app/.env", "HTTP_PROXY=x\nB")]).pipenv, None);
+        assert_eq!(files(&[], &[("/srv/app/.env", "HTTP_PROXY=x\nB")]).pipenv, None);
     }
 
     #[test]

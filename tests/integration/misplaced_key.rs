@@ -113,6 +113,37 @@ fn a_variable_that_does_not_decide_may_hold_anything() {
 }
 
 #[test]
+fn a_key_in_a_variable_of_another_program_is_not_shown() {
+    let sandbox = Sandbox::new();
+    sandbox.sign_in();
+    let index = sandbox.index();
+    for key in keys(&sandbox).iter().take(2) {
+        for name in [
+            "PIP_KEYRING_PROVIDER",
+            "UV_KEYRING_PROVIDER",
+            "PYTHON_KEYRING_BACKEND",
+            "SSL_CERT_FILE",
+            "REQUESTS_CA_BUNDLE",
+            "PIP_CERT",
+            "NODE_EXTRA_CA_CERTS",
+            "HTTPS_PROXY",
+            "PIP_INDEX_URL",
+            "PIP_CONFIG_FILE",
+            "UV_CONFIG_FILE",
+            "PIP_REQUIREMENT",
+            "PIP_CONSTRAINT",
+            "UV_CONSTRAINT",
+        ] {
+            untold(&sandbox, key, sandbox.get().env(name, key));
+            let through = ["exec", "--index", &index, "--", "true"];
+            for words in [&["env"][..], &["status"], &["doctor", &index], &["exec", "--", "true"], &through] {
+                untold(&sandbox, key, sandbox.valetkey().args(words).env(name, key));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_key_in_a_word_of_the_command_line_is_not_shown() {
     let sandbox = Sandbox::new();
     sandbox.sign_in();

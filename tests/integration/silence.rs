@@ -78,6 +78,8 @@ fn whatever_a_variable_names_may_be_silent() {
         ("VALETKEY_SOCKET", "valetkey.sock"),
         ("SSL_CERT_FILE", "ca.pem"),
         ("SSL_CERT_DIR", ""),
+        ("PIP_CERT", "ca.pem"),
+        ("PIP_CONFIG_FILE", "pip.conf"),
         ("XDG_RUNTIME_DIR", ""),
         ("XDG_CONFIG_HOME", ""),
         ("XDG_STATE_HOME", ""),

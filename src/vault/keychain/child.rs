@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use super::super::{LARGEST, SecretWire, StoredSecret, Vault, VaultFault};
 use super::act::{Act, Trouble, perform};
 use super::{Answer, Keychain};
+use crate::blocking;
 use crate::durable;
 use crate::error::shown::shown_path;
 use crate::error::{Failure, Kind};
@@ -137,6 +138,9 @@ pub fn serve_child() -> Result<(), Failure> {
 
 fn answer(question: Question<'_>) -> Answer {
     let secret = question.secret.map(|wire| wire.into_secret().ok_or(Trouble::Malformed)).transpose()?;
+    // The library waits for ever for threads that it cannot have: one for each core, and its own.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    blocking::check(cores + 1).map_err(|fault| Trouble::Broken(Failure::from(fault).one_line()))?;
     let _turn = take_turn(&question.lock).map_err(|error| {
         Trouble::Broken(format!("{} cannot be locked: {error}", shown_path(&question.lock)))
     })?;
