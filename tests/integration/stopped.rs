@@ -57,6 +57,27 @@ fn a_stopped_daemon_is_named_by_every_command_that_needs_it() {
     assert_eq!(run.code, Some(0), "{run:?}");
 }
 
+/// It is waited for by nobody, whichever way it was found.
+#[test]
+fn a_stopped_daemon_is_named_where_a_variable_or_a_mount_leads_to_it() {
+    let sandbox = with_package();
+    sandbox.sign_in();
+    let daemon = sandbox.serve();
+    stop(&daemon);
+    let pid = daemon.pid();
+    for socket in ["run/valetkey/valetkey.sock", "run/valetkey/container/valetkey.sock"] {
+        for words in [&["status"][..], &["token"], &["exec", "--", "/bin/true"], &["stop"]] {
+            let mut command = sandbox.valetkey();
+            let run = sandbox.run(command.args(words).env("VALETKEY_SOCKET", sandbox.path(socket)));
+            assert_eq!(run.code, Some(3), "{words:?}: {run:?}");
+            let wanted = format!(
+                "the daemon (pid {pid}) does not answer: it is stopped\nhint: let it go on with `kill -CONT {pid}`"
+            );
+            assert!(run.stderr.contains(&wanted), "{words:?}: {run:?}");
+        }
+    }
+}
+
 /// It is not stopped, and yet it does not answer: somebody else's lock, a dead disk.
 #[test]
 fn a_daemon_that_is_stuck_is_named_as_well() {
