@@ -56,6 +56,10 @@ impl Silence {
                 let (text, hint) = not_answering(*pid, *stopped);
                 return Failure::new(Kind::Unreachable, text).with_hint(hint);
             }
+            Self::Silent(error) if error.kind() == io::ErrorKind::TimedOut => (
+                format!("the daemon at {path} ({by}) does not answer"),
+                "run `valetkey status` where it runs: it may be stopped",
+            ),
             Self::Silent(error) => {
                 (format!("the daemon at {path} ({by}) broke off: {error}"), "look at that daemon's log")
             }

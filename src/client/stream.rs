@@ -104,7 +104,7 @@ impl Fault for WayFault {
             Self::Stopped(pid) => Some(not_answering(*pid, true).1),
             Self::Broken { .. } | Self::Half { .. } => Some("look at that daemon's log".to_owned()),
             Self::Deadline { .. } => {
-                Some("run `valetkey status` where that daemon runs, and look at its log".to_owned())
+                Some("run `valetkey status` where that daemon runs: it may be stopped".to_owned())
             }
             Self::TooLong(_) => None,
         }

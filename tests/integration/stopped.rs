@@ -1,6 +1,9 @@
 //! A daemon that is stopped, as by ctrl-Z or a debugger: the kernel lets connections in for it, and nothing is answered.
 //! Each command says so at once, with the pid, and a helper does without it.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::assert_given;
@@ -102,4 +105,26 @@ fn a_daemon_that_is_stuck_is_named_as_well() {
     }
     drop(silent);
     std::fs::remove_file(sandbox.socket()).unwrap();
+}
+
+/// As through the mount of a container, where nobody knows its number.
+#[test]
+fn exec_says_what_it_waits_for_where_nobody_accepts() {
+    let sandbox = Sandbox::new();
+    let socket = sandbox.path("silent.sock");
+    let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut command = sandbox.valetkey();
+    command.args(["exec", "--", "/bin/true"]).env("VALETKEY_SOCKET", &socket);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let wanted = format!("valetkey: the daemon at {} does not answer; it may be stopped", socket.display());
+    assert!(line.starts_with(&wanted), "{line}");
+    assert!(child.try_wait().unwrap().is_none(), "it goes on waiting");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let run = sandbox.run(sandbox.valetkey().arg("status").env("VALETKEY_SOCKET", &socket));
+    let wanted =
+        "(VALETKEY_SOCKET) does not answer\nhint: run `valetkey status` where it runs: it may be stopped";
+    assert!(run.code == Some(3) && run.stderr.contains(wanted), "{run:?}");
 }
