@@ -168,7 +168,9 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             // Help and version come this way too; clap knows which stream and which code.
             if error.use_stderr() {
                 terminal::say(&without_secrets(&error));
-                if arguments.get(1..3).is_some_and(|words| words == ["docker", "args"]) {
+                // Also where it is misspelt: that stands in `docker build $(…)` as well. `image` goes into a pipe.
+                let is_docker = arguments.get(1).is_some_and(|word| word == "docker");
+                if is_docker && arguments.get(2).is_none_or(|word| word != "image") {
                     docker::refuse_for_docker("its own arguments are wrong");
                 }
             } else {

@@ -24,6 +24,7 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,7 @@ pub fn run(client: &Client, order: &Order) -> Result<Result<ExitCode, ChildFault
     sys::refuse_dumps();
     sys::raise_descriptor_limit();
     let (way, whose) = find(client)?;
-    let granted = ask(&way)?;
+    let granted = ask(&way, order.say)?;
     let outdated = granted.outdated().filter(|_| !matches!(way, Way::Unix { own: true, .. }));
     if let Some(outdated) = outdated {
         (order.say)(&outdated);
@@ -196,13 +197,20 @@ fn find(client: &Client) -> Result<(Way, Option<HeaderValue>), Failure> {
 }
 
 /// What the daemon grants.
-fn ask(way: &Way) -> Result<Granted, Failure> {
+fn ask(way: &Way, say: fn(&str)) -> Result<Granted, Failure> {
     let path = shown_path(way.path());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Kind::Local, "cannot start").with_cause(error))?;
-    let (status, body) = runtime.block_on(way.ask("/v1/grant", PATIENCE))?;
+    let (status, body) = runtime.block_on(async {
+        let mut answer = pin!(way.ask("/v1/grant", PATIENCE));
+        if let Ok(answer) = tokio::time::timeout(QUIET, answer.as_mut()).await {
+            return answer;
+        }
+        say(&format!("the daemon at {path} does not answer; it may be stopped, or its machine too busy"));
+        answer.await
+    })?;
     match status.as_u16() {
         200 => serde_json::from_slice(&body).map_err(|error| {
             Failure::new(Kind::Local, format!("what the daemon at {path} says of its grant cannot be read"))
@@ -307,5 +315,7 @@ async fn keep_awake(way: Way, idle: Duration) {
 pub const PORT: u16 = 18417;
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 const PATIENCE: Duration = Duration::from_secs(20);
+/// After that a person wants to know what is waited for.
+const QUIET: Duration = Duration::from_secs(4);
 /// The index that is there only where the configuration says what it merges.
 const MERGED: &str = "/simple/";

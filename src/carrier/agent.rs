@@ -112,7 +112,9 @@ impl Fault for AgentFault {
             Self::Forgotten(_) | Self::Ending(_) => "run this step again: the daemon was restarted",
             Self::Full(_) => "run fewer downloads at once",
             Self::Nonsense { fault, .. } => return fault.hint(),
-            Self::Deadline(_) => "the machine that builds may be too busy: run this step again",
+            Self::Deadline(_) => {
+                "the daemon may be stopped (`valetkey status` there says so), or that machine too busy: run this step again"
+            }
             Self::TooLong(_) | Self::Random => return None,
         };
         Some(text.to_owned())

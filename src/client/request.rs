@@ -1,6 +1,7 @@
 //! One request on the daemon's socket, blocking and bounded.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -52,14 +53,13 @@ impl Silence {
                 (format!("nobody answers at {path} ({by}): {error}"), "start the daemon that serves it")
             }
             Self::Stuck { pid, stopped } => {
-                let (why, first) = match stopped {
-                    true => (": it is stopped", format!("let it go on with `kill -CONT {pid}`, or ")),
-                    false => ("", String::new()),
-                };
-                let text = format!("the daemon (pid {pid}) does not answer{why}");
-                return Failure::new(Kind::Unreachable, text)
-                    .with_hint(format!("{first}end it with `kill -9 {pid}`"));
+                let (text, hint) = not_answering(*pid, *stopped);
+                return Failure::new(Kind::Unreachable, text).with_hint(hint);
             }
+            Self::Silent(error) if error.kind() == io::ErrorKind::TimedOut => (
+                format!("the daemon at {path} ({by}) does not answer"),
+                "run `valetkey status` where it runs: it may be stopped",
+            ),
             Self::Silent(error) => {
                 (format!("the daemon at {path} ({by}) broke off: {error}"), "look at that daemon's log")
             }
@@ -76,6 +76,16 @@ impl Reply {
         let older = self.version.as_deref().and_then(numbers) < numbers(env!("CARGO_PKG_VERSION"));
         older && self.version.is_some() && self.started_by.as_deref() == Some("helper")
     }
+}
+
+/// What is said of a daemon that is there and does not answer, and what helps.
+pub(super) fn not_answering(pid: u32, stopped: bool) -> (String, String) {
+    let (why, first) = if stopped {
+        (": it is stopped", format!("let it go on with `kill -CONT {pid}`, or "))
+    } else {
+        ("", String::new())
+    };
+    (format!("the daemon (pid {pid}) does not answer{why}"), format!("{first}end it with `kill -9 {pid}`"))
 }
 
 /// Asks for a credential on a socket that somebody named.
@@ -167,20 +177,30 @@ pub fn call(path: &Path, method: &str, target: &str, until: Instant) -> Result<R
 }
 
 fn open(path: &Path, until: Instant) -> Result<UnixStream, Silence> {
-    connect(path, left(until)).map_err(Silence::Unreachable)
+    let stream = connect(path, left(until)).map_err(Silence::Unreachable)?;
+    awake(&stream)?;
+    Ok(stream)
 }
 
 fn open_own(path: &Path, until: Instant) -> Result<UnixStream, Silence> {
-    let stream = open(path, until.min(Instant::now() + PATIENCE))?;
+    let stream = connect(path, left(until.min(Instant::now() + PATIENCE))).map_err(Silence::Unreachable)?;
     let server = sys::peer_of(&stream).map_err(Silence::Unreachable)?;
     if !is_own(server.uid) {
         return Err(Silence::Foreign(server.uid));
     }
-    // The kernel lets connections in for a process that is stopped, and nobody would answer.
-    match u32::try_from(server.pid) {
-        Ok(pid) if sys::is_stopped(server.pid) => Err(Silence::Stuck { pid, stopped: true }),
-        _ => Ok(stream),
-    }
+    awake(&stream)?;
+    Ok(stream)
+}
+
+fn awake(stream: &UnixStream) -> Result<(), Silence> {
+    stopped_server(stream).map_or(Ok(()), |pid| Err(Silence::Stuck { pid, stopped: true }))
+}
+
+/// The kernel lets connections in for a process that is stopped, and nobody would answer. One of another namespace, as
+/// outside of a container, has no number here.
+pub(super) fn stopped_server(socket: impl AsFd) -> Option<u32> {
+    let pid = sys::peer_of(socket).ok()?.pid;
+    u32::try_from(pid).ok().filter(|_| sys::is_stopped(pid))
 }
 
 /// The daemon gets what is left of our time, less what the way back takes.

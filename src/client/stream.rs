@@ -26,6 +26,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::locate::Carrier;
+use super::request::{not_answering, stopped_server};
 use super::resume::Answer;
 use crate::carrier::agent::AgentChannel;
 use crate::error::shown::shown_path;
@@ -68,6 +69,9 @@ pub enum WayFault {
     /// Somebody else serves the owner's socket.
     #[error("{} is served by {}", shown_path(path), shown(*uid))]
     Foreign { path: PathBuf, uid: u32 },
+    /// It is there and stopped, as by a shell's ctrl-Z.
+    #[error("{}", not_answering(*.0, true).0)]
+    Stopped(u32),
     /// The connection broke.
     #[error("the daemon at {} broke off", shown_path(path))]
     Broken { path: PathBuf, source: hyper::Error },
@@ -98,8 +102,10 @@ impl Fault for WayFault {
             }
             Self::Unreachable { .. } => Some("start the daemon that serves it".to_owned()),
             Self::Foreign { .. } => Some("end that process, or remove the socket".to_owned()),
-            Self::Broken { .. } | Self::Half { .. } | Self::Deadline { .. } => {
-                Some("look at that daemon's log".to_owned())
+            Self::Stopped(pid) => Some(not_answering(*pid, true).1),
+            Self::Broken { .. } | Self::Half { .. } => Some("look at that daemon's log".to_owned()),
+            Self::Deadline { .. } => {
+                Some("run `valetkey status` where that daemon runs: it may be stopped".to_owned())
             }
             Self::TooLong(_) => None,
         }
@@ -160,6 +166,7 @@ impl Way {
         patience: Duration,
     ) -> Result<(StatusCode, Bytes), WayFault> {
         let whole = async {
+            self.refuse_stopped().await?;
             let mut request = Request::new(nothing());
             *request.uri_mut() = hyper::Uri::from_static(target);
             let (response, mover) = self.exchange(request, BUSY).await?;
@@ -176,6 +183,13 @@ impl Way {
             Ok((status, body?.to_bytes()))
         };
         timeout(patience, whole).await.unwrap_or_else(|_| Err(self.late(patience)))
+    }
+
+    async fn refuse_stopped(&self) -> Result<(), WayFault> {
+        let Self::Unix { path, .. } = self else { return Ok(()) };
+        // Where nobody is there, the question itself says so.
+        let Ok(stream) = UnixStream::connect(path).await else { return Ok(()) };
+        stopped_server(&stream).map_or(Ok(()), |pid| Err(WayFault::Stopped(pid)))
     }
 
     /// Sends a request, and waits for the head of its answer. A request that can be made twice waits for a daemon that

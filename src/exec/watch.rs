@@ -64,12 +64,21 @@ impl Watch {
 
 /// Says that the daemon does not answer, if so.
 async fn ask(courier: Arc<Courier>, shown: String) {
-    if courier.way().ask("/v1/grant", PULSE).await.is_err() {
-        let path = shown_path(courier.way().path());
-        courier.tell_once(&format!(
-            "the daemon at {path} does not answer, and {shown} waits for it; it may be stopped, or its machine too busy"
-        ));
-    }
+    let silent = match courier.way().ask("/v1/grant", PULSE).await {
+        Ok(_) => return,
+        Err(fault @ WayFault::Stopped(_)) => {
+            let failure = Failure::from(fault);
+            let hint = failure.hint.as_deref().unwrap_or_default();
+            format!("{}, and {shown} waits for it; {hint}", failure.message)
+        }
+        Err(_) => {
+            let path = shown_path(courier.way().path());
+            format!(
+                "the daemon at {path} does not answer, and {shown} waits for it; it may be stopped, or its machine too busy"
+            )
+        }
+    };
+    courier.tell_once(&silent);
 }
 
 fn cause(failure: &Failure) -> String {

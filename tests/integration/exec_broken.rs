@@ -228,7 +228,11 @@ fn a_daemon_that_is_stopped_in_the_middle_is_told_and_goes_on_when_it_is_woken()
     let mut line = String::new();
     while !line.contains("does not answer") && still.stderr.read_line(&mut line).unwrap() > 0 {}
     kill_process(pid, Signal::CONT).unwrap();
-    let sentence = format!("does not answer, and {} waits for it; it may be stopped", wheel(&sandbox));
+    let number = pid.as_raw_nonzero();
+    let sentence = format!(
+        "the daemon (pid {number}) does not answer: it is stopped, and {} waits for it; let it go on with `kill -CONT {number}`",
+        wheel(&sandbox)
+    );
     let mut out = String::new();
     still.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     let mut rest = String::new();

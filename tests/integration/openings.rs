@@ -143,6 +143,13 @@ fn docker_args_starts_no_daemon_for_nonsense_or_where_none_may_be_started() {
         assert_left_to_docker(&run, code, reason);
         assert!(run.stderr.contains("error:") && nothing_runs(), "{run:?}");
     }
+    // Misspelt, it stands in `$(…)` all the same. What goes into `docker load` is another matter.
+    for words in [&["docker", "arg", granted.as_str()][..], &["docker", "--write", &granted], &["docker"]] {
+        let run = sandbox.run(sandbox.valetkey().args(words));
+        assert_left_to_docker(&run, 2, "its-own-arguments-are-wrong");
+    }
+    let run = sandbox.run(sandbox.valetkey().args(["docker", "image", "--nope"]));
+    assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{run:?}");
     sandbox.configure("[daemon]\nauto_start = false\n");
     assert_left_to_docker(&args(&sandbox, &[&granted]), 1, "no-daemon-is-running-and-auto-start-is-false");
     sandbox.configure("");
