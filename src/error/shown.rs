@@ -102,7 +102,7 @@ fn bare(text: &str) -> &str {
 
 fn is_secret(text: &str, depth: usize) -> bool {
     document(text).is_some()
-        || is_token(text)
+        || token(text, |_| text.len()).is_some()
         || (text.len() >= LONG && !text.contains(['/', '.']) && is_scrambled(text))
         || encoded(text, depth)
 }
@@ -183,11 +183,11 @@ fn words(text: &str, out: &mut String) {
         let is_value = before == "=" && names_a_secret(out);
         out.push_str(before);
         let until = |more: &str| behind.find(|c: char| !part(c) && !more.contains(c)).unwrap_or(behind.len());
-        let token = until("./");
+        let token = token(behind, until);
         let (end, hidden) = if is_value {
             (behind.find(|c: char| c.is_whitespace() || "&#\"'`".contains(c)).unwrap_or(behind.len()), true)
-        } else if is_token(&behind[..token]) {
-            (token, true)
+        } else if let Some(end) = token {
+            (end, true)
         } else {
             let word = &behind[..until("")];
             // The next line of what was broken into lines.
@@ -212,9 +212,14 @@ fn words(text: &str, out: &mut String) {
     out.push_str(rest);
 }
 
-/// Whether a word begins as the known kinds of tokens do, and is as long as one.
-fn is_token(word: &str) -> bool {
-    TOKENS.iter().any(|(start, least)| word.starts_with(start) && word.len() >= *least)
+/// Where the token ends that a text begins with, if it begins as the known kinds do and is as long as one. A dot or a
+/// slash is a part of some kinds, and the end of the others.
+fn token(text: &str, until: impl Fn(&str) -> usize) -> Option<usize> {
+    let found = |kinds: &[(&str, usize)], end: usize| {
+        let is_of = |(start, least): &(&str, usize)| text[..end].starts_with(start) && end >= *least;
+        kinds.iter().any(is_of).then_some(end)
+    };
+    found(&TOKENS_IN_PARTS, until("./")).or_else(|| found(&TOKENS, until("")))
 }
 
 /// Whether a text ends in the name of a parameter of a URL whose value is a secret.
@@ -314,12 +319,8 @@ const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
 /// A sequence whose length takes two bytes, as a private key's does.
 const DER: [u8; 2] = [0x30, 0x82];
 /// How tokens and client secrets begin, Google's and those of what is used beside them, and how long one is at least.
-const TOKENS: [(&str, usize); 12] = [
-    ("ya29.", 0),
+const TOKENS: [(&str, usize); 8] = [
     ("GOCSPX-", 0),
-    ("1//0", 12),
-    ("4/0", 20),
-    ("eyJ", 16),
     ("AIzaSy", 20),
     ("ghp_", 20),
     ("gho_", 20),
@@ -328,6 +329,8 @@ const TOKENS: [(&str, usize); 12] = [
     ("glpat-", 16),
     ("pypi-AgE", 16),
 ];
+/// Those that have dots or slashes in them.
+const TOKENS_IN_PARTS: [(&str, usize); 4] = [("ya29.", 0), ("1//0", 12), ("4/0", 20), ("eyJ", 16)];
 const SECRET_NAMES: [&str; 9] =
     ["token", "secret", "password", "signature", "credential", "assertion", "key", "code", "sig"];
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
