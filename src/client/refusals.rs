@@ -2,7 +2,7 @@
 //!
 //! pip asks about the URL first and about the bare host next. For `http://HOST/…` the first is refused, and the
 //! second would bring a token that pip then sends in clear. So the refusal is left in the private directory, where the
-//! next helper finds it.
+//! next helper finds it, and in the state directory too, for one that a wrapper has given another private directory.
 //!
 //! Whose next question it is cannot be told by the parent: between pip and us may stand a shell, `sudo`, `timeout` or a
 //! script, new each time, in a session of its own or under another parent by now, and what a wrapper is cannot be told
@@ -16,30 +16,42 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustix::fs::OFlags;
 
 use crate::broker::{REFUSAL, just_refused, without_port};
 use crate::clock::{Clock, between};
+use crate::durable;
 use crate::error::{Failure, Kind};
 use crate::paths::{Paths, ensure_private, read_regular};
 use crate::secret::Fingerprint;
 use crate::sys::ancestry::{Call, Process};
 
-/// Remembers a refusal, if the private directory can be had.
+/// Remembers a refusal, wherever that is possible.
 pub fn remember(paths: &Paths, call: Call, host: &str) {
-    if ensure_private(&paths.runtime).is_err() {
-        return;
-    }
-    for mark in marks(&paths.runtime, PREFIX).filter(|mark| !is_young(mark)) {
-        let _ = fs::remove_file(mark);
-    }
     let trail = Trail::of(call).unwrap_or_default();
+    if let Some(state) = &paths.state {
+        let _ = durable::create_directory(state);
+    }
+    for directory in places(paths).filter(|directory| ensure_private(directory).is_ok()) {
+        for mark in marks(directory, PREFIX).filter(|mark| !is_young(mark)) {
+            let _ = fs::remove_file(mark);
+        }
+        leave(directory, host, &trail);
+    }
+}
+
+/// The private directory, and the one of the sign-ins.
+fn places(paths: &Paths) -> impl Iterator<Item = &Path> {
+    [Some(&paths.runtime), paths.state.as_ref()].into_iter().flatten().map(PathBuf::as_path)
+}
+
+fn leave(directory: &Path, host: &str, trail: &Trail) {
     // A client that goes on asking leaves one mark, and the time of its last refusal.
     let who = Fingerprint::of(trail.above.first().map(ToString::to_string).unwrap_or_default().as_bytes());
-    let mark = paths.runtime.join(format!("{}{who}", prefix(host)));
+    let mark = directory.join(format!("{}{who}", prefix(host)));
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     let file = fs::OpenOptions::new()
         .write(true)
@@ -67,15 +79,16 @@ pub fn check(paths: &Paths, call: Call, host: &str) -> Result<(), Failure> {
     if let Err(fault) = ensure_private(&paths.runtime) {
         return unknown(fault.to_string());
     }
+    let prefix = prefix(host);
     let refused: Vec<_> =
-        marks(&paths.runtime, &prefix(host)).filter(|mark| is_young(mark)).take(MOST).collect();
+        places(paths).flat_map(|place| marks(place, &prefix)).filter(|mark| is_young(mark)).collect();
     if !refused.is_empty() {
         let asking = Trail::of(call);
         let is_beside = |mark: &Path| {
             let refused: Option<Trail> = read_regular(mark, LONGEST).ok().and_then(|text| text.parse().ok());
             asking.as_ref().zip(refused).is_some_and(|(asking, refused)| asking.is_beside(&refused))
         };
-        if refused.len() == MOST || !refused.iter().all(|mark| is_beside(mark)) {
+        if refused.len() >= MOST || !refused.iter().all(|mark| is_beside(mark)) {
             return Err(just_refused(host));
         }
     }
@@ -141,7 +154,7 @@ fn can_remember(paths: &Paths) -> io::Result<()> {
     }
 }
 
-fn marks(directory: &Path, prefix: &str) -> impl Iterator<Item = std::path::PathBuf> {
+fn marks(directory: &Path, prefix: &str) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let ours = move |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(prefix.as_bytes());
     entries.filter(move |entry| ours(&entry.file_name())).map(|entry| entry.path())

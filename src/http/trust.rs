@@ -1,7 +1,7 @@
 //! Which certificates are trusted.
 //!
 //! `SSL_CERT_FILE` and `SSL_CERT_DIR` stand in the place of the system's certificates, where one of them is set. Without
-//! them the system's count, and beside them what pip, requests and gcloud are told to trust ([`named`](super::named)). What
+//! them the system's count, and beside them what pip, requests and gcloud are told to trust ([`named`]). What
 //! the configuration names as `extra_ca` always counts.
 //!
 //! They are read when the first https request is made, away from the runtime, as regular files of bounded size. That it

@@ -7,7 +7,7 @@ use super::harness::{Run, Sandbox, VALETKEY};
 use super::{assert_given, assert_refused};
 
 /// Programs that call us, none of which becomes us. What stands for `VALETKEY` is filled in.
-const WRAPPERS: [(&str, &str); 12] = [
+const WRAPPERS: [(&str, &str); 13] = [
     ("a shell", "#!/bin/sh\nVALETKEY keyring \"$@\"\nexit $?\n"),
     ("bash", "#!/bin/bash\nanswer=$(VALETKEY keyring \"$@\") || exit $?\necho \"$answer\"\n"),
     ("two shells", "#!/bin/sh\nsh -c 'VALETKEY keyring \"$@\"; exit $?' sh \"$@\"\nexit $?\n"),
@@ -16,6 +16,10 @@ const WRAPPERS: [(&str, &str); 12] = [
         "#!/bin/sh\nDEEP=x$DEEP; export DEEP\nif [ $DEEP = xxxxx ]; then VALETKEY keyring \"$@\"; else sh \"$0\" \"$@\"; fi\nexit $?\n",
     ),
     ("env", "#!/bin/sh\nenv A=B VALETKEY keyring \"$@\"\nexit $?\n"),
+    (
+        "a runtime directory of its own",
+        "#!/bin/sh\nXDG_RUNTIME_DIR=$(mktemp -d) VALETKEY keyring \"$@\"\nexit $?\n",
+    ),
     ("timeout", "#!/bin/sh\ntimeout 60 VALETKEY keyring \"$@\"\nexit $?\n"),
     ("a session of its own", "#!/bin/sh\nsetsid -w VALETKEY keyring \"$@\"\nexit $?\n"),
     ("a group of its own", "#!/bin/bash\nset -m\nVALETKEY keyring \"$@\" &\nwait $!\nexit $?\n"),
@@ -90,9 +94,9 @@ fn one_wrapper_asks_for_the_url_and_another_for_the_host() {
     let sandbox = Sandbox::new();
     sandbox.sign_in();
     let insecure = sandbox.index().replace("https://", "http://");
-    put(&sandbox, WRAPPERS[6].1);
+    put(&sandbox, WRAPPERS[7].1);
     assert_refused(&run(&sandbox, "first", &insecure), "is not https");
-    put(&sandbox, WRAPPERS[8].1);
+    put(&sandbox, WRAPPERS[9].1);
     assert_refused(&run(&sandbox, "second", &bare(&sandbox)), "was refused to this program just now");
 }
 
@@ -131,7 +135,7 @@ fn what_was_running_beside_the_one_that_was_refused_is_given_the_bare_host() {
 #[test]
 fn the_askers_program_is_behind_the_wrapper() {
     // The daemon is told of one that is always the same, by whatever way the question comes.
-    for text in [WRAPPERS[0].1, WRAPPERS[2].1, WRAPPERS[5].1, WRAPPERS[8].1] {
+    for text in [WRAPPERS[0].1, WRAPPERS[2].1, WRAPPERS[5].1, WRAPPERS[9].1] {
         let sandbox = Sandbox::new();
         sandbox.sign_in();
         put(&sandbox, text);
