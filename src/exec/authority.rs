@@ -115,7 +115,8 @@ impl Authority {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(OneHost { host: host.to_owned(), certified }));
         config.ignore_client_order = has_aes();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Some offer the older one alone, as `curl -0` does.
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         Ok(config)
     }
 

@@ -105,6 +105,8 @@ fn a_granted_registry_answers_and_no_token_is_in_the_command() {
     assert!(run.stdout.contains("Links for acme-hello"), "{run:?}");
     let head = sandbox.run(&mut exec(&sandbox, &daemon, ["--", "curl", "-sSI", &page]));
     assert!(head.stdout.starts_with("HTTP/1.1 200 OK"), "{head:?}");
+    let old = sandbox.run(&mut exec(&sandbox, &daemon, ["--", "curl", "-sS0", &page]));
+    assert!(old.stdout.contains("Links for acme-hello"), "{old:?}");
     let seen = daemon.seen();
     let target = format!("/registry/{}/acme/private/simple/acme-hello/", daemon.host());
     assert_eq!((seen[0].method.as_str(), seen[0].target.as_str()), ("GET", target.as_str()));
