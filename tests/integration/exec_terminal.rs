@@ -31,7 +31,7 @@ def start(words):
             signal.signal(ignored, signal.SIG_DFL)
         os.execvp(words[0], words)
 def expect(text):
-    global seen
+    global passed, seen
     limit = time.monotonic() + 15
     while text not in seen:
         ready, _, _ = select.select([terminal], [], [], max(0, limit - time.monotonic()))
@@ -44,7 +44,8 @@ def expect(text):
         if not data:
             sys.exit(f"it ended before {text!r}; there is {seen!r}")
         seen += data.decode()
-    seen = seen[seen.index(text) + len(text):]
+    end = seen.index(text) + len(text)
+    passed, seen = seen[:end], seen[end:]
 def send(text):
     os.write(terminal, text.encode())
 def foreground(name):

@@ -211,9 +211,8 @@ fn an_answer_can_be_pasted_at_a_terminal_while_a_browser_is_open() {
         &[VALETKEY, "login"],
         r"
 expect('Your browser has been asked')
-text = seen
 expect('paste that address here:')
-seen = text
+seen = passed + seen
 back = consented()
 send('\nls\n')
 expect('try again')
@@ -236,9 +235,8 @@ fn a_browser_that_comes_back_needs_no_paste_at_a_terminal() {
         &[VALETKEY, "login"],
         r"
 expect('Your browser has been asked')
-text = seen
 expect('paste that address here:')
-seen = text
+seen = passed + seen
 back = consented()
 import urllib.request
 assert b'Signed in' in urllib.request.urlopen(back).read()
@@ -260,9 +258,8 @@ fn in_the_background_a_sign_in_leaves_the_terminal_to_the_shell() {
 expect('PROMPT ')
 send('"$VALETKEY" login &\n')
 expect('Your browser has been asked')
-text = seen
 expect('paste that address here:')
-seen = text
+seen = passed + seen
 back = consented()
 for word in 'one', 'two', 'three':
     send(f'echo {word}$((1 + 1))\n')
