@@ -147,14 +147,20 @@ fn a_full_disk_opens_no_way_around_a_refusal() {
     let sandbox = signed_in();
     let (insecure, bare) =
         (sandbox.index().replace("https", "http"), format!("localhost:{}", sandbox.google.port()));
-    let script = format!(
-        "mkdir -m 700 {0}/valetkey; for i in 1 2 3 4 5 6 7 8; do true > {0}/$i; done 2>/dev/null\n\
-         keyring get {insecure} oauth2accesstoken; keyring get {bare} oauth2accesstoken",
-        sandbox.path("run").display(),
-    );
-    let Some(run) = with_own_file_system(&sandbox, "size=64k,nr_inodes=6", &script) else { return };
-    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
-    assert!(run.stderr.contains("cannot be remembered here"), "{run:?}");
+    // Beside the sign-ins there is room, or not even there.
+    for (state, word) in [
+        ("", "was refused to this program just now"),
+        ("XDG_STATE_HOME=/proc/1", "cannot be remembered here"),
+    ] {
+        let script = format!(
+            "mkdir -m 700 {0}/valetkey; for i in 1 2 3 4 5 6 7 8; do true > {0}/$i; done 2>/dev/null\n\
+             export A=1 {state}; keyring get {insecure} oauth2accesstoken; keyring get {bare} oauth2accesstoken",
+            sandbox.path("run").display(),
+        );
+        let Some(run) = with_own_file_system(&sandbox, "size=64k,nr_inodes=6", &script) else { return };
+        assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
+        assert!(run.stderr.contains(word), "{run:?}");
+    }
 }
 
 /// The note in the lock chooses an identity, so that in a directory of somebody else's it must count for nothing.
