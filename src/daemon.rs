@@ -98,6 +98,8 @@ pub struct Daemon {
     own_file: OnceLock<SocketFile>,
     /// Held by whoever opens and closes listeners.
     changing: Mutex<()>,
+    /// Held by whoever writes down which sockets of builds are open: the last to write has to know of all.
+    writing: Mutex<()>,
     /// What counted at the start.
     lasting: Lasting,
     /// What the streams of all agent listeners share.
@@ -176,6 +178,7 @@ impl Daemon {
             listeners: Mutex::default(),
             own_file: OnceLock::new(),
             changing: Mutex::default(),
+            writing: Mutex::default(),
             lasting,
             streams: Budget::new(Limits::default()),
             runtime,

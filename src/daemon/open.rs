@@ -10,7 +10,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::opening::{self, Opening};
@@ -290,6 +290,7 @@ impl Daemon {
 
     fn write_openings(&self) {
         let Some(runtime) = &self.runtime else { return };
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let posts = if self.phase() == Phase::Forgetting { Vec::new() } else { self.posts() };
         let openings = posts.iter().filter_map(|post| match &post.purpose {
             Purpose::Opened(opening) => Some(opening.clone()),
